@@ -1,0 +1,66 @@
+# Needs Python 3.11 or later and make; everything else is installed into .venv in this folder.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py
+
+.PHONY: demo test lint format bench docs clean fresh help
+
+help:
+	@echo "make demo   what VGG-16, ResNet-50 and an ONNX file cost"
+	@echo "make test   the whole suite, then the kernels uncompiled (coverage) and bounds-checked"
+	@echo "make lint   ruff and mypy --strict"
+	@echo "make bench  benchmarks"
+	@echo "make docs   write the generated pages of docs/"
+	@echo "make clean  remove caches and build products; make fresh removes .venv too"
+
+demo: $(VENV)/.demo-stamp
+	@$(PY) tools/demo.py
+
+test: $(VENV)/.test-stamp
+	$(PY) -m pytest -q
+	NUMBA_DISABLE_JIT=1 $(PY) -m pytest -q $(KERNEL_TESTS) --cov=cnnlive/_kernels --cov-report=term-missing --cov-fail-under=100
+	NUMBA_BOUNDSCHECK=1 $(PY) -m pytest -q $(KERNEL_TESTS)
+
+lint: $(VENV)/.lint-stamp
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy --strict
+
+format: $(VENV)/.lint-stamp
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: $(VENV)/.test-stamp
+	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-columns=min,median,iqr,rounds -q
+
+docs: $(VENV)/.demo-stamp
+	@$(PY) tools/generate_docs.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .numba_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+fresh: clean
+	rm -rf $(VENV)
+
+# Stamps say what .venv holds, so that a second run installs nothing. pip reads dependency groups from 25.1 on.
+$(VENV)/.pip-stamp:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"cnnlive needs Python 3.11 or later, and {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12" if v < (3, 11) else 0)'
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) ..."
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.demo-stamp: pyproject.toml $(VENV)/.pip-stamp
+	@$(PIP) install -e '.[onnx]'
+	@touch $@
+
+$(VENV)/.test-stamp: pyproject.toml $(VENV)/.pip-stamp
+	@$(PIP) install -e . --group test
+	@touch $@
+
+$(VENV)/.lint-stamp: pyproject.toml $(VENV)/.pip-stamp
+	@$(PIP) install -e . --group lint
+	@touch $@

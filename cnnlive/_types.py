@@ -1,0 +1,76 @@
+"""Type aliases and the data types of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnlive.errors import DTypeError
+
+__all__ = ["DTYPES", "FLOATING", "I64", "ITEMSIZE", "Attrs", "Bool", "Shape", "dtype_name", "promote"]
+
+I64: TypeAlias = NDArray[np.int64]
+Bool: TypeAlias = NDArray[np.bool_]
+Shape: TypeAlias = tuple[int, ...]
+Attrs: TypeAlias = Mapping[str, Any]
+
+# Position in this table is the dtype code of the lowered arrays.
+ITEMSIZE: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "float32": 4,
+        "float16": 2,
+        "bfloat16": 2,
+        "float64": 8,
+        "int8": 1,
+        "uint8": 1,
+        "bool": 1,
+        "int16": 2,
+        "int32": 4,
+        "int64": 8,
+    }
+)
+DTYPES: Final = tuple(ITEMSIZE)
+FLOATING: Final = frozenset({"float32", "float16", "bfloat16", "float64"})
+_ALIASES: Final = {"float": "float32", "half": "float16", "double": "float64", "fp32": "float32", "fp16": "float16",
+                   "bf16": "bfloat16", "long": "int64"}  # fmt: skip
+
+
+def dtype_name(dtype: object) -> str:
+    """Name one of `DTYPES` from a text, a numpy dtype or a framework dtype such as ``torch.float16``.
+
+    Raises
+    ------
+    DTypeError
+        If it is none of them.
+
+    Examples
+    --------
+    >>> dtype_name("half"), dtype_name(np.int8)
+    ('float16', 'int8')
+    """
+    if isinstance(dtype, str):
+        name = dtype
+    elif isinstance(dtype, type | np.dtype):
+        name = np.dtype(dtype).name
+    else:
+        name = str(dtype)
+    name = name.rpartition(".")[2]
+    name = _ALIASES.get(name, name)
+    if name not in ITEMSIZE:
+        raise DTypeError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    return name
+
+
+def promote(dtypes: tuple[str, ...]) -> str:
+    """Return the dtype of an operation that mixes `dtypes`: floats before integers, wide before narrow."""
+    first = dtypes[0]
+    if all(d == first for d in dtypes):
+        return first
+    floats = {d for d in dtypes if d in FLOATING}
+    if floats == {"float16", "bfloat16"}:
+        return "float32"
+    return max(floats or set(dtypes), key=lambda d: (ITEMSIZE[d], d))

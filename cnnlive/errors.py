@@ -1,0 +1,79 @@
+"""Every error of cnnlive: one base class, one class per situation, each also a builtin.
+
+"Does not fit" is never an error; it is a result.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttributeValueError",
+    "CnnliveError",
+    "CycleError",
+    "DTypeError",
+    "GraphError",
+    "LoweringError",
+    "MissingExtraError",
+    "OrderError",
+    "ReadError",
+    "ShapeError",
+    "UnitError",
+    "UnknownNetError",
+    "UnknownOperatorError",
+    "UnknownProfileError",
+]
+
+
+class CnnliveError(Exception):
+    """Base of every error that cnnlive raises on purpose."""
+
+
+class GraphError(CnnliveError, ValueError):
+    """A graph that is not a well-formed CNN: duplicate names, missing inputs, a foreign tensor."""
+
+
+class CycleError(GraphError):
+    """A graph with a cycle; the message lists the nodes on it."""
+
+
+class UnknownOperatorError(CnnliveError, LookupError):
+    """An operator that is not in the operator table."""
+
+
+class AttributeValueError(CnnliveError, ValueError, TypeError):
+    """An operator attribute that is missing, unknown or outside what the operator allows."""
+
+
+class ShapeError(CnnliveError, ValueError):
+    """Shapes that the operator cannot combine, or a size that does not fit 62 bits."""
+
+
+class DTypeError(CnnliveError, ValueError):
+    """An unknown data type, or types that the operator cannot combine."""
+
+
+class LoweringError(CnnliveError, ValueError):
+    """A graph or plain arrays that cannot be lowered to what the kernels assume."""
+
+
+class OrderError(CnnliveError, ValueError):
+    """A sequence that is not a legal execution order; the message names the first offending op."""
+
+
+class UnitError(CnnliveError, ValueError):
+    """A text that is not an amount of bytes."""
+
+
+class UnknownProfileError(CnnliveError, LookupError):
+    """A runtime profile that does not exist."""
+
+
+class UnknownNetError(CnnliveError, LookupError):
+    """A network name that the zoo does not know."""
+
+
+class ReadError(CnnliveError, ValueError):
+    """A file that cannot be read as a network: damaged, of another kind, or outside what is supported."""
+
+
+class MissingExtraError(CnnliveError, ImportError):
+    """An optional package is needed; the message names the extra that installs it."""

@@ -1,0 +1,1 @@
+"""Readers of other forms of a network; what they need is imported inside their functions."""

@@ -1,0 +1,579 @@
+"""Lowering: a graph as flat arrays, once. Nothing behind this line knows networkx."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cnnlive._kernels.counts import count
+from cnnlive._kernels.shapes import propagate
+from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE
+from cnnlive.errors import GraphError, LoweringError, ShapeError
+from cnnlive.graph import Graph, tensor_name
+from cnnlive.ops import operator, weight_columns
+
+if TYPE_CHECKING:
+    from cnnlive._types import Shape
+
+__all__ = ["Lowered", "Sizes", "lower"]
+
+_LIMIT: Final = 2**62
+_DTYPE_CODE: Final = {name: i for i, name in enumerate(DTYPES)}
+_IS_FLOATING: Final = np.array([name in FLOATING for name in DTYPES])
+_ITEMSIZES: Final = np.array(list(ITEMSIZE.values()), dtype=np.int64)
+_MACS_RULES: Final = {"none": 0, "conv": 1, "linear": 2, "matmul": 3}
+_FOLDS: Final = {"": 0, "base": 1, "norm": 2, "activation": 3}
+_ROLES: Final = ("weight", "bias", "buffer", "counter")
+_OWNS_ALL: Final = (1, 1, 1, 1)
+
+# What an op's outputs have to do with the bytes of its inputs.
+WRITES, VIEW, OVERWRITES, MAY_OVERWRITE, MAY_OVERWRITE_EITHER = range(5)
+
+
+def _column(values: ArrayLike, shape: tuple[int, ...] | None = None) -> I64:
+    """Return a C-contiguous, read-only int64 array: the one form that kernels are compiled for."""
+    column: I64 = np.ascontiguousarray(values, dtype=np.int64)
+    if shape is not None:
+        column = column.reshape(shape)
+    column.setflags(write=False)
+    return column
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sizes:
+    """Every tensor's shape and size at one batch.
+
+    Attributes
+    ----------
+    rank : (n_tensors,) int64
+    dims : (n_tensors, 6) int64
+        Unused dimensions hold 1.
+    numel : (n_tensors,) int64, elements
+    """
+
+    rank: I64
+    dims: I64
+    numel: I64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lowered:
+    """A graph as flat arrays; the only thing kernels ever see.
+
+    All arrays are C-contiguous, read-only int64. Ops are numbered in program order, tensors in the order in
+    which the ops write them.
+
+    Attributes
+    ----------
+    name : str
+    op_names, op_kinds, op_scopes : tuple of str
+        Node, operator and module path of each op.
+    in_ptr, in_idx : (n_ops + 1,), (n_edges,)
+        CSR list of the tensors each op reads.
+    out_ptr : (n_ops + 1,)
+        Op writes the tensors ``out_ptr[op] .. out_ptr[op + 1]``.
+    producer, reads : (n_tensors,)
+        The op that writes a tensor; how many edges leave it.
+    kind : (n_tensors,)
+        0 activation, 1 network input, 2 stored parameter.
+    is_output : (n_tensors,)
+        1 for the network's outputs.
+    dtype : (n_tensors,)
+        Position in ``cnnlive._types.DTYPES``.
+    rule, attr_ptr, attr : (n_ops,), (n_ops + 1,), (n_attr,)
+        Shape rule and its columns, see :mod:`cnnlive._kernels.shapes`.
+    macs_rule, weight_rule, owner : (n_ops,), (n_ops, 6), (n_ops, 4)
+        See :mod:`cnnlive._kernels.counts`.
+    alias : (n_ops,)
+        0 writes bytes of its own, 1 view of input 0, 2 overwrites input 0 as the graph says, 3 may
+        overwrite input 0, 4 may overwrite input 0 or 1.
+    fold : (n_ops,)
+        Part in fusion: 0 none, 1 base, 2 normalisation, 3 activation.
+    index_bytes : (n_ops,)
+        Bytes per output element that eager PyTorch allocates and drops while the op runs.
+    before_ptr, before_idx : (n_ops + 1,), (n_before,)
+        CSR list of the ops that have to run before one that overwrites what they read.
+    batch : int
+        First dimension of the first network input, as built.
+    sizes : Sizes
+        Shapes at that batch.
+    counts : (n_ops, 5)
+        Multiply-accumulates at that batch, weights, biases, buffers, batch counters (elements).
+    """
+
+    name: str
+    op_names: tuple[str, ...]
+    op_kinds: tuple[str, ...]
+    op_scopes: tuple[str, ...]
+    in_ptr: I64
+    in_idx: I64
+    out_ptr: I64
+    producer: I64
+    reads: I64
+    kind: I64
+    is_output: I64
+    dtype: I64
+    rule: I64
+    attr_ptr: I64
+    attr: I64
+    macs_rule: I64
+    weight_rule: I64
+    owner: I64
+    alias: I64
+    fold: I64
+    index_bytes: I64
+    before_ptr: I64
+    before_idx: I64
+    batch: int
+    sizes: Sizes
+    counts: I64
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_ops(self) -> int:
+        """Number of ops, inputs and stored parameters among them."""
+        return len(self.op_names)
+
+    @property
+    def n_tensors(self) -> int:
+        """Number of tensors."""
+        return int(self.producer.shape[0])
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable parameters (elements), shared ones once."""
+        return int(self.counts[:, 1:3].sum())
+
+    @property
+    def n_buffers(self) -> int:
+        """Elements stored but not trained, without batch counters."""
+        return int(self.counts[:, 3].sum())
+
+    def macs(self, batch: int | None = None) -> int:
+        """Multiply-accumulates of convolutions and matrix products; `batch` default: as built."""
+        counts = self.counts if batch in (None, self.batch) else self._count(self.sizes_at(batch or 0))
+        return sum(counts[:, 0].tolist())
+
+    def tensor_name(self, tensor: int) -> str:
+        """Name of a tensor: its op's, with ``:k`` for further outputs."""
+        op = int(self.producer[tensor])
+        return tensor_name(self.op_names[op], tensor - int(self.out_ptr[op]))
+
+    def shape(self, tensor: int, sizes: Sizes | None = None) -> Shape:
+        """Shape of a tensor at the batch of `sizes`."""
+        s = sizes or self.sizes
+        return tuple(s.dims[tensor, : s.rank[tensor]].tolist())
+
+    def sizes_at(self, batch: int) -> Sizes:
+        """Propagate the shapes at another batch.
+
+        Parameters
+        ----------
+        batch : int
+            First dimension of every network input.
+
+        Raises
+        ------
+        ShapeError
+            If a shape is impossible at that batch or has 2**62 elements or more; names the op.
+
+        Notes
+        -----
+        O(n_edges); the last few batches are kept.
+        """
+        if batch == self.batch:
+            return self.sizes
+        kept: dict[int, Sizes] = self._cache.setdefault("sizes", {})
+        sizes = kept.get(batch)
+        if sizes is None:
+            sizes = self._propagate(batch)
+            if len(kept) >= 8:
+                kept.clear()
+            kept[batch] = sizes
+        return sizes
+
+    def _propagate(self, batch: int) -> Sizes:
+        n = self.n_tensors
+        rank = np.empty(n, np.int64)
+        dims = np.empty((n, 6), np.int64)
+        numel = np.empty(n, np.int64)
+        status, op = propagate(self.rule, self.attr_ptr, self.attr, self.in_ptr, self.in_idx, self.out_ptr,
+                               batch, rank, dims, numel)  # fmt: skip
+        if status:
+            shapes = [tuple(dims[t, : rank[t]].tolist()) for t in self.in_idx[self.in_ptr[op] : self.in_ptr[op + 1]]]
+            what = "the shapes are impossible" if status == 1 else "the result has 2**62 elements or more"
+            hint = "; a reshape to literal sizes fits one batch only" if self.op_kinds[op] == "reshape" else ""
+            raise ShapeError(
+                f"{self.op_names[op]} ({self.op_kinds[op]}) at batch {batch or self.batch}: {what}{hint} "
+                f"[input shapes: {', '.join(map(str, shapes)) or 'none'}]"
+            )
+        total = float(numel.astype(np.float64).sum()) * 8
+        if total >= _LIMIT:
+            raise ShapeError(
+                f"all tensors together at batch {batch or self.batch} can take {total:.3g} bytes; allowed: below 2**62"
+            )
+        for array in (rank, dims, numel):
+            array.setflags(write=False)
+        return Sizes(rank, dims, numel)
+
+    def _count(self, sizes: Sizes) -> I64:
+        counts = np.empty((self.n_ops, 5), np.int64)
+        status, op = count(self.macs_rule, self.weight_rule, self.owner, self.attr_ptr, self.attr, self.in_ptr,
+                           self.in_idx, self.out_ptr, sizes.rank, sizes.dims, sizes.numel,
+                           counts)  # fmt: skip
+        if status:
+            raise ShapeError(f"{self.op_names[op]} ({self.op_kinds[op]}): 2**62 multiply-accumulates or more")
+        counts.setflags(write=False)
+        return counts
+
+    @property
+    def weight_dtype(self) -> I64:
+        """(n_ops,) dtype code of what each op stores: of a parameter its own, else the floating type it writes."""
+        codes = self._cache.get("weight_dtype")
+        if codes is None:
+            written = self.dtype[self.out_ptr[:-1]]
+            literal = np.array([k == "parameter" for k in self.op_kinds], dtype=bool)
+            codes = self._cache["weight_dtype"] = _column(np.where(_IS_FLOATING[written] | literal, written, 0))
+        return codes
+
+    def itemsizes(self, dtype: str | None) -> I64:
+        """Bytes per element of each tensor, with every floating type replaced by `dtype` if that is given."""
+        return self._itemsizes("items", self.dtype, dtype)
+
+    def weight_itemsizes(self, dtype: str | None) -> I64:
+        """Bytes per element of what each op stores, with every floating type replaced by `dtype` if given."""
+        return self._itemsizes("weight_items", self.weight_dtype, dtype)
+
+    def _itemsizes(self, key: str, codes: I64, dtype: str | None) -> I64:
+        found = self._cache.get((key, dtype))
+        if found is None:
+            sizes = _ITEMSIZES[codes]
+            if dtype is not None:
+                sizes = np.where(_IS_FLOATING[codes], ITEMSIZE[dtype], sizes)
+            found = self._cache[key, dtype] = _column(sizes)
+        return found
+
+    def fused(self) -> Lowered:
+        """Return the same net with convolution (or linear), batch normalisation and activation as one op.
+
+        A base op is followed while its only reader is a batch normalisation with running statistics (once)
+        or an activation (once, last). The normalisation's scale and shift vanish into the base's weight and
+        bias: a base without bias gets one.
+
+        Notes
+        -----
+        O(n_ops + n_edges), done once per lowered graph.
+        """
+        found = self._cache.get("fused")
+        if found is None:
+            found = self._cache["fused"] = _fuse(self)
+        return found
+
+
+def check_batch(batch: object) -> int:
+    """Return the batch as an integer.
+
+    Raises
+    ------
+    ShapeError
+        If it is not an integer >= 1.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
+        raise ShapeError(f"batch={batch!r}; allowed: an integer >= 1")
+    return int(batch)
+
+
+def _csr(rows: Sequence[Sequence[int]]) -> tuple[I64, I64]:
+    ptr = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(r) for r in rows], out=ptr[1:])
+    return _column(ptr), _column([x for r in rows for x in r])
+
+
+def lower(graph: Graph | Lowered) -> Lowered:
+    """Lower a graph to flat arrays; done once, and again after the graph has changed.
+
+    Parameters
+    ----------
+    graph : Graph or Lowered
+        A lowered graph is returned as it is.
+
+    Returns
+    -------
+    Lowered
+
+    Raises
+    ------
+    LoweringError
+        If the graph is empty, or its parameters together take 2**62 bytes or more.
+    ShapeError
+        If all tensors together can take 2**62 bytes or more.
+    GraphError
+        If an op overwrites a tensor (``inplace=True``) that a later op reads; names both.
+
+    Notes
+    -----
+    O(n_ops + n_edges), a few microseconds per op.
+    """
+    if isinstance(graph, Lowered):
+        return graph
+    if not isinstance(graph, Graph):
+        raise GraphError(f"{graph!r} is neither a Graph nor a Lowered")
+    kept = graph._lowered
+    if kept is not None and kept[0] == graph.version:
+        return kept[1]  # type: ignore[no-any-return]
+    lowered = _lower(graph)
+    graph._lowered = (graph.version, lowered)
+    return lowered
+
+
+def _alias_code(kind: str, overwrites: tuple[int, ...], asked: bool) -> int:
+    if kind == "view":
+        return VIEW
+    if asked:
+        return OVERWRITES
+    if kind == "elementwise" and overwrites:
+        return MAY_OVERWRITE_EITHER if overwrites == (0, 1) else MAY_OVERWRITE
+    return WRITES
+
+
+def _lower(graph: Graph) -> Lowered:
+    if not len(graph):
+        raise LoweringError("the graph has no ops")
+    multigraph = graph._nx
+    shapes, dtypes, pred = graph._shapes, graph._dtypes, multigraph.pred
+    first: dict[str, int] = {}
+    producer: list[int] = []
+    dtype: list[int] = []
+    kind: list[int] = []
+    inputs: list[list[int]] = []
+    in_count: list[int] = []
+    out_count: list[int] = []
+    attr: list[int] = []
+    attr_ptr = [0]
+    rule: list[int] = []
+    macs_rule: list[int] = []
+    weight_rule: list[tuple[int, ...]] = []
+    owner: list[tuple[int, ...]] = []
+    alias: list[int] = []
+    fold: list[int] = []
+    index_bytes: list[int] = []
+    kinds: list[str] = []
+    scopes: list[str] = []
+    for op, (name, data) in enumerate(multigraph.nodes.items()):
+        kind_name = data["op"]
+        entry = operator(kind_name)
+        row: list[int] = []
+        in_shapes: list[Shape] = []
+        uses = pred[name]
+        if uses:
+            edges = [(e["input"], u, e["output"]) for u, keyed in uses.items() for e in keyed.values()]
+            if len(edges) > 1:
+                edges.sort()
+            for _, u, output in edges:
+                row.append(first[u] + output)
+                in_shapes.append(shapes[u][output])
+        inputs.append(row)
+        in_count.append(len(row))
+        n_out = len(shapes[name])
+        out_count.append(n_out)
+        first[name] = len(producer)
+        tensor_kind = 1 if kind_name == "input" else 2 if kind_name == "parameter" else 0
+        for d in dtypes[name]:
+            producer.append(op)
+            dtype.append(_DTYPE_CODE[d])
+            kind.append(tensor_kind)
+        rule.append(entry.rule.code)
+        attr += entry.rule.encode(in_shapes, data)
+        attr_ptr.append(len(attr))
+        macs_rule.append(_MACS_RULES[entry.macs])
+        weight_rule.append(weight_columns(entry, in_shapes, data))
+        tied = data.get("tied")
+        owner.append(tuple(int(role not in tied) for role in _ROLES) if tied else _OWNS_ALL)
+        alias.append(_alias_code(entry.alias, entry.overwrites, bool(data.get("inplace"))))
+        fold.append(_FOLDS[entry.folds] if entry.folds != "norm" or data.get("track_running_stats") else 0)
+        index_bytes.append(8 if entry.indices and n_out == 1 else 0)
+        kinds.append(kind_name)
+        scopes.append(data.get("scope", ""))
+    n_ops, n_tensors = len(kinds), len(producer)
+    in_ptr = np.zeros(n_ops + 1, np.int64)
+    np.cumsum(in_count, out=in_ptr[1:])
+    out_ptr = np.zeros(n_ops + 1, np.int64)
+    np.cumsum(out_count, out=out_ptr[1:])
+    in_idx = _column([t for row in inputs for t in row])
+    is_output = np.zeros(n_tensors, np.int64)
+    is_output[[first[t.node] + t.output for t in graph.outputs]] = 1
+    names = tuple(first)
+    before = _overwritten_readers(names, kinds, alias, inputs, first, out_count, kind, is_output)
+    before_ptr, before_idx = _csr(before)
+    batch = next((shapes[n][0][0] for n, k in zip(names, kinds, strict=True) if k == "input"), 1)
+    lowered = Lowered(
+        name=graph.name, op_names=names, op_kinds=tuple(kinds), op_scopes=tuple(scopes),
+        in_ptr=_column(in_ptr), in_idx=in_idx, out_ptr=_column(out_ptr),
+        producer=_column(producer), reads=_column(np.bincount(in_idx, minlength=n_tensors)), kind=_column(kind),
+        is_output=_column(is_output), dtype=_column(dtype), rule=_column(rule), attr_ptr=_column(attr_ptr),
+        attr=_column(attr), macs_rule=_column(macs_rule), weight_rule=_column(weight_rule), owner=_column(owner),
+        alias=_column(alias), fold=_column(fold), index_bytes=_column(index_bytes), before_ptr=before_ptr,
+        before_idx=before_idx, batch=batch, sizes=_NOT_YET, counts=_NOT_COUNTED,
+    )  # fmt: skip
+    return _complete(lowered)
+
+
+_NOT_YET: Final = Sizes(*(_column([]) for _ in range(3)))
+_NOT_COUNTED: Final = _column([], (0, 5))
+
+
+def _complete(lowered: Lowered) -> Lowered:
+    """Fill in shapes and counts at the graph's own batch, and check what kernels assume."""
+    sizes = lowered._propagate(0)
+    object.__setattr__(lowered, "sizes", sizes)
+    object.__setattr__(lowered, "counts", lowered._count(sizes))
+    if float(lowered.counts[:, 1:].astype(np.float64).sum()) * 8 >= _LIMIT:
+        raise LoweringError("the parameters together take 2**62 bytes or more")
+    return lowered
+
+
+def _overwritten_readers(
+    names: Sequence[str],
+    kinds: Sequence[str],
+    alias: Sequence[int],
+    inputs: Sequence[Sequence[int]],
+    first: dict[str, int],
+    out_count: Sequence[int],
+    kind: Sequence[int],
+    is_output: I64,
+) -> list[list[int]]:
+    """List, per op that overwrites its input, the other ops that read those bytes and have to run before it.
+
+    What shares the overwritten bytes: the input itself, what it is a view of, and every view of those; only
+    the pieces of one split do not overlap. An op that reads them and comes later in the program is an error.
+    """
+    rows: list[list[int]] = [[] for _ in names]
+    if OVERWRITES not in alias:
+        return rows
+    starts = list(first.values())
+    readers: list[list[int]] = [[] for _ in kind]
+    base = [-1] * len(kind)  # the tensor that a view looks at
+    views: dict[int, list[int]] = {}
+    for op, row in enumerate(inputs):
+        for t in row:
+            readers[t].append(op)
+        if alias[op] == VIEW:
+            written = range(starts[op], starts[op] + out_count[op])
+            views.setdefault(row[0], []).extend(written)
+            for t in written:
+                base[t] = row[0]
+    for op, row in enumerate(inputs):
+        if alias[op] != OVERWRITES:
+            continue
+        target = row[0]
+        if len(readers[target]) == 1 and base[target] < 0 and not kind[target] and not is_output[target]:
+            continue  # the common case: nobody else looks at these bytes
+        shared = [target]
+        below = list(views.get(target, ()))
+        root = target
+        while base[root] >= 0:
+            child, root = root, base[root]
+            shared.append(root)
+            through = _producer(starts, child)
+            disjoint = set(range(starts[through], starts[through] + out_count[through]))
+            below += [v for v in views[root] if v not in disjoint]
+        if kind[root] == 2:
+            raise GraphError(
+                f"{names[op]} ({kinds[op]}) overwrites {names[_producer(starts, root)]}, a stored parameter, in place"
+            )
+        while below:
+            view = below.pop()
+            shared.append(view)
+            below += views.get(view, ())
+        for t in shared:
+            if is_output[t]:
+                shown = names[_producer(starts, t)]
+                raise GraphError(f"{names[op]} ({kinds[op]}) overwrites {shown}, an output of the network, in place")
+            for reader in readers[t]:
+                if reader == op or alias[reader] == VIEW:
+                    continue
+                if reader > op:
+                    raise GraphError(
+                        f"{names[reader]} ({kinds[reader]}) reads {names[_producer(starts, t)]} after {names[op]} "
+                        f"({kinds[op]}) has overwritten it in place"
+                    )
+                rows[op].append(reader)
+    return rows
+
+
+def _producer(starts: Sequence[int], tensor: int) -> int:
+    return int(np.searchsorted(starts, tensor, side="right")) - 1
+
+
+def _fuse(net: Lowered) -> Lowered:
+    n_ops = net.n_ops
+    fold, in_ptr, in_idx = net.fold.tolist(), net.in_ptr.tolist(), net.in_idx.tolist()
+    out_ptr = net.out_ptr.tolist()
+    reads, is_output = net.reads.tolist(), net.is_output.tolist()
+    reader = np.full(net.n_tensors, -1, np.int64)
+    reader[net.in_idx] = np.repeat(np.arange(n_ops), np.diff(net.in_ptr))
+    only_reader = reader.tolist()
+    dropped = np.zeros(n_ops, bool)
+    renamed = np.arange(net.n_tensors)  # the tensor that takes a vanished one's place
+    gone = np.zeros(net.n_tensors, bool)
+    weight_rule, owner = net.weight_rule.copy(), net.owner.copy()
+    names, dtype, out_of = list(net.op_names), net.dtype.copy(), net.is_output.copy()
+    for op in range(n_ops):
+        if fold[op] != 1:
+            continue
+        written = out_ptr[op]
+        last, stage = written, 1
+        while reads[last] == 1 and not is_output[last]:
+            follower = only_reader[last]
+            if fold[follower] <= stage or in_ptr[follower + 1] - in_ptr[follower] != 1:
+                break
+            stage = fold[follower]
+            if stage == 2:
+                weight_rule[op, 2] = 1
+                owner[op, 1] = 1
+            dropped[follower] = True
+            names[op] += "+" + net.op_names[follower].rpartition(".")[2]
+            last = out_ptr[follower]
+            renamed[last] = written
+            gone[last] = True
+        dtype[written] = dtype[last]
+        out_of[written] |= out_of[last]
+    kept_ops = np.flatnonzero(~dropped)
+    kept_tensors = np.flatnonzero(~gone)
+    new_op = np.cumsum(~dropped) - 1
+    new_tensor = np.cumsum(~gone) - 1
+
+    def rows(ptr: list[int], idx: list[int]) -> list[list[int]]:
+        return [idx[ptr[i] : ptr[i + 1]] for i in kept_ops]
+
+    new_in = [[int(new_tensor[renamed[t]]) for t in row] for row in rows(in_ptr, in_idx)]
+    new_out = np.zeros(len(kept_ops) + 1, np.int64)
+    np.cumsum(np.diff(net.out_ptr)[kept_ops], out=new_out[1:])
+    before_ptr, before_idx = net.before_ptr.tolist(), net.before_idx.tolist()
+    # A reader that was folded away reads as part of its base.
+    base_of = np.arange(n_ops)
+    for folded in np.flatnonzero(dropped).tolist():
+        base_of[folded] = base_of[net.producer[in_idx[in_ptr[folded]]]]
+    new_before = [
+        [int(new_op[base_of[b]]) for b in row if base_of[b] != i]
+        for i, row in zip(kept_ops, rows(before_ptr, before_idx), strict=True)
+    ]
+    attr = [net.attr[net.attr_ptr[i] : net.attr_ptr[i + 1]].tolist() for i in kept_ops]
+    in_csr, attr_csr, before_csr = _csr(new_in), _csr(attr), _csr(new_before)
+    fused = Lowered(
+        name=net.name, op_names=tuple(names[i] for i in kept_ops), op_kinds=tuple(net.op_kinds[i] for i in kept_ops),
+        op_scopes=tuple(net.op_scopes[i] for i in kept_ops), in_ptr=in_csr[0], in_idx=in_csr[1],
+        out_ptr=_column(new_out),
+        producer=_column(new_op[net.producer[kept_tensors]]),
+        reads=_column(np.bincount(in_csr[1], minlength=len(kept_tensors))), kind=_column(net.kind[kept_tensors]),
+        is_output=_column(out_of[kept_tensors]), dtype=_column(dtype[kept_tensors]), rule=_column(net.rule[kept_ops]),
+        attr_ptr=attr_csr[0], attr=attr_csr[1], macs_rule=_column(net.macs_rule[kept_ops]),
+        weight_rule=_column(weight_rule[kept_ops]), owner=_column(owner[kept_ops]), alias=_column(net.alias[kept_ops]),
+        fold=_column(net.fold[kept_ops]), index_bytes=_column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
+        before_idx=before_csr[1], batch=net.batch, sizes=_NOT_YET, counts=_NOT_COUNTED,
+    )  # fmt: skip
+    return _complete(fused)

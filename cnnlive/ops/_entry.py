@@ -1,0 +1,241 @@
+"""What the table says of one operator, and how its attributes are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from cnnlive._types import Attrs, Shape, dtype_name
+from cnnlive.ops._shapes import RULES, ShapeRule, given
+
+__all__ = ["REQUIRED", "Attribute", "Operator", "Weight"]
+
+REQUIRED: Final = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One resident tensor that an op owns: a parameter, or a buffer that inference reads as well."""
+
+    role: Literal["weight", "bias", "buffer", "counter"]
+    name: str
+    shape: Shape
+
+    @property
+    def dtype(self) -> str | None:
+        """Data type; None is the floating type of the network."""
+        return "int64" if self.role == "counter" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """How one attribute is read: its default (or `REQUIRED`) and a function that makes it canonical."""
+
+    default: Any
+    read: Callable[[Any], Any]
+    kind: str
+
+
+WeightRule = Literal["none", "conv", "linear", "channel", "trailing", "elements"]
+Weights = Callable[[Sequence[Shape], Attrs], tuple[Weight, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One entry of the operator table: everything that cnnlive knows of an operator.
+
+    Attributes
+    ----------
+    name : str
+        How graphs name it; PyTorch's name where PyTorch has one.
+    summary : str
+        One line for the documentation.
+    attributes : mapping of str to Attribute
+        What may be set, in the order of the builder method.
+    shape : str or callable
+        A rule of `cnnlive.ops.RULES`, or a function ``(input_shapes, attributes) -> output_shapes``.
+    inputs : (int, int or None)
+        Least and most number of inputs; None is any number.
+    weights : str or callable
+        Which parameters the op owns: ``"none"``, ``"conv"``, ``"linear"``, ``"channel"`` (vectors per
+        channel), ``"trailing"`` (the normalised shape), ``"elements"`` (a count or shape among the
+        attributes), or a function ``(input_shapes, attributes) -> tuple of Weight``.
+    macs : str
+        Multiply-accumulates: ``"none"``, ``"conv"``, ``"linear"``, ``"matmul"``. Biases, normalisations,
+        activations and pools count nothing, as in the tables of torchvision.
+    alias : str
+        ``"none"``: writes bytes of its own. ``"view"``: its outputs are the bytes of input 0.
+        ``"elementwise"``: may overwrite an input that it has read (`overwrites`), when asked
+        (``inplace=True``) or where a profile lets ops reuse what dies.
+    overwrites : tuple of int
+        Inputs whose bytes an elementwise op may take over.
+    folds : str
+        Part in the fusion of ``fuse=True``: ``"base"`` (conv, linear), ``"norm"`` (its scale and shift
+        vanish in the base's weight and bias), ``"activation"``, or ``""``.
+    indices : bool
+        PyTorch allocates an int64 index per output element beside the output, also in inference.
+    dtype : str
+        Type of the outputs: ``"promote"`` the inputs, or the attribute ``"dtype"``.
+    saves : tuple of str
+        What eager PyTorch keeps for backward, of ``"input"``, ``"input1"`` (the second), ``"output"``,
+        ``"weight"``, ``"indices"``, ``"statistics"``, ``"mask"``, ``"clone"``.
+    check : callable, optional
+        Further demands on ``(input_shapes, attributes)``; raises ShapeError.
+    """
+
+    name: str
+    summary: str
+    shape: str | Callable[[Sequence[Shape], Attrs], tuple[Shape, ...]]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    inputs: tuple[int, int | None] = (1, 1)
+    weights: WeightRule | Weights = "none"
+    macs: Literal["none", "conv", "linear", "matmul"] = "none"
+    alias: Literal["none", "view", "elementwise"] = "none"
+    overwrites: tuple[int, ...] = ()
+    folds: Literal["", "base", "norm", "activation"] = ""
+    indices: bool = False
+    dtype: Literal["promote", "attribute"] = "promote"
+    saves: tuple[str, ...] = ()
+    check: Callable[[Sequence[Shape], Attrs], None] | None = None
+    rule: ShapeRule = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look the shape rule up, or wrap the user's function."""
+        rule = RULES[self.shape] if isinstance(self.shape, str) else given(self.shape, self.name)
+        object.__setattr__(self, "rule", rule)
+
+
+# ---------------------------------------------------------------------------------- reading attributes
+# Each reader returns the canonical value or raises ValueError with what is allowed.
+
+
+def integer(least: int | None = 1) -> Callable[[Any], int]:
+    """Read an integer of at least `least`."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or int(value) != value or (least is not None and value < least):
+            raise ValueError("an integer" + (f" >= {least}" if least is not None else ""))
+        return int(value)
+
+    return read
+
+
+def boolean(value: Any) -> bool:
+    """Read a truth value."""
+    if value not in (True, False):
+        raise ValueError("True or False")
+    return bool(value)
+
+
+def number(value: Any) -> float:
+    """Read a real number."""
+    return float(value)
+
+
+def optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Read None or what `read` reads."""
+    return lambda value: None if value is None else read(value)
+
+
+def integers(least: int | None = None) -> Callable[[Any], tuple[int, ...]]:
+    """Read one integer or a sequence of them, as a tuple."""
+    one = integer(least)
+
+    def read(value: Any) -> tuple[int, ...]:
+        return tuple(one(v) for v in value) if isinstance(value, Sequence) else (one(value),)
+
+    return read
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """Read one positive number or a sequence of them, as a tuple."""
+    values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),)
+    if any(v <= 0 for v in values):
+        raise ValueError("positive numbers")
+    return values
+
+
+def stops(value: Any) -> tuple[int | None, ...]:
+    """Read slice bounds: integers or None."""
+    one = optional(integer(None))
+    return tuple(one(v) for v in value) if isinstance(value, Sequence) else (one(value),)
+
+
+def spatial(n: int, least: int = 1) -> Callable[[Any], tuple[int, ...]]:
+    """Read an integer for all, or one for each, of `n` spatial dimensions."""
+    one = integer(least)
+    allowed = f"an integer >= {least} or {n} of them"
+
+    def read(value: Any) -> tuple[int, ...]:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != n:
+                raise ValueError(allowed)
+            return tuple(one(v) for v in value)
+        return (one(value),) * n
+
+    return read
+
+
+def spatial_or_none(n: int) -> Callable[[Any], tuple[int | None, ...]]:
+    """Read the output size of an adaptive pool: integers, None keeps the input's size."""
+    one = optional(integer(1))
+
+    def read(value: Any) -> tuple[int | None, ...]:
+        if isinstance(value, Sequence):
+            if len(value) != n:
+                raise ValueError(f"an integer >= 1 or None, or {n} of them")
+            return tuple(one(v) for v in value)
+        return (one(value),) * n
+
+    return read
+
+
+def padding(n: int) -> Callable[[Any], Any]:
+    """Read padding: one integer, `n` integers, `n` pairs, ``"same"`` or ``"valid"``.
+
+    ``"same"`` (= ``"same_upper"``) and ``"same_lower"`` give ceil(input / stride) outputs, as TensorFlow and
+    ONNX define them; for a stride of 1 that is PyTorch's ``"same"``.
+    """
+    one = integer(0)
+    allowed = f"an integer >= 0, {n} of them, {n} pairs (before, after), 'same', 'same_upper', 'same_lower' or 'valid'"
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str):
+            if value == "valid":
+                return ((0, 0),) * n
+            if value not in ("same", "same_upper", "same_lower"):
+                raise ValueError(allowed)
+            return "same_upper" if value == "same" else value
+        if not isinstance(value, Sequence):
+            return ((one(value), one(value)),) * n
+        if len(value) != n:
+            raise ValueError(allowed)
+        pairs = []
+        for v in value:
+            before, after = v if isinstance(v, Sequence) else (v, v)
+            pairs.append((one(before), one(after)))
+        return tuple(pairs)
+
+    return read
+
+
+def text(*allowed: str) -> Callable[[Any], str]:
+    """Read one of a few words."""
+
+    def read(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(" or ".join(map(repr, allowed)))
+        return str(value)
+
+    return read
+
+
+def dtype(value: Any) -> str:
+    """Read a data type."""
+    return dtype_name(value)
+
+
+def free_text(value: Any) -> str:
+    """Read any text."""
+    return str(value)

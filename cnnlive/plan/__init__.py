@@ -1,0 +1,1 @@
+"""Planners: each answers one question about a lowered graph."""

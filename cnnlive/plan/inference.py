@@ -1,0 +1,531 @@
+"""Inference memory: the exact peak of a network that runs in a given order under a runtime's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cnnlive._kernels.liveness import first_violation, least_needs, live_at, live_ranges, peak_of
+from cnnlive._types import DTYPES, I64, ITEMSIZE, Shape, dtype_name
+from cnnlive.errors import DTypeError, GraphError, OrderError
+from cnnlive.graph import Graph
+from cnnlive.lowered import OVERWRITES, VIEW, Lowered, Sizes, check_batch, lower
+from cnnlive.profiles import Inplace, Profile, profile_of
+from cnnlive.units import format_bytes
+
+__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference", "warm_up"]
+
+
+class LiveBuffer(NamedTuple):
+    """One buffer: the tensor that first writes it, its size, and its half-open life in steps."""
+
+    name: str
+    nbytes: int
+    born: int
+    dead: int
+    shape: Shape
+    dtype: str
+
+
+class OpRow(NamedTuple):
+    """One op of the per-op table, at its step.
+
+    ``output_bytes`` is what the op allocates: 0 for a view and an op in place. ``live_bytes`` is everything
+    alive while it runs. Counts of parameters include buffers; shared ones stand at their first op.
+    """
+
+    step: int
+    name: str
+    op: str
+    scope: str
+    input_shapes: tuple[Shape, ...]
+    output_shapes: tuple[Shape, ...]
+    parameters: int
+    macs: int
+    output_bytes: int
+    live_bytes: int
+
+
+class _Lives(NamedTuple):
+    """What does not change with the batch: which tensors share bytes, and when each buffer lives."""
+
+    order: I64
+    share: I64
+    held: I64
+    buffer: I64
+    born: I64
+    dead: I64
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class InferencePlan:
+    """What a network's inference costs in memory; made by :func:`plan_inference`.
+
+    Attributes
+    ----------
+    name : str
+        The network.
+    batch : int
+    profile : Profile
+        The rules that held.
+    peak_bytes : int
+        Weights and activations together.
+    weight_bytes : int
+        Parameters and buffers, which stay for the whole run: ``parameter_bytes + buffer_bytes``.
+    parameter_bytes, buffer_bytes : int
+        Trained parameters; running statistics, constants and (as the profile says) batch counters.
+    activation_peak_bytes : int
+        The most bytes of activations alive at one step, equal to ``timeline.max()``.
+    peak_step, peak_op : int, str
+        The first step that reaches it and the op that runs there.
+    lower_bound : int
+        Activation bytes that some op needs by itself, so that no order of the ops takes less.
+    optimal : bool
+        ``activation_peak_bytes == lower_bound``: proof that no other order is better.
+    timeline : (n_ops,) int64
+        Activation bytes alive while each step runs, scratch included.
+    order : (n_ops,) int64
+        ``order[k]`` is the op that runs at step ``k``.
+    """
+
+    name: str
+    batch: int
+    profile: Profile
+    peak_bytes: int
+    weight_bytes: int
+    parameter_bytes: int
+    buffer_bytes: int
+    activation_peak_bytes: int
+    peak_step: int
+    peak_op: str
+    lower_bound: int
+    optimal: bool
+    timeline: I64
+    order: I64
+    _net: Lowered
+    _sizes: Sizes
+    _nbytes: I64
+    _dtype: I64
+    _lives: _Lives
+    _scratch: I64
+
+    @property
+    def live_at_peak(self) -> tuple[LiveBuffer, ...]:
+        """What is alive at the peak, the largest first; with the scratch of the op it adds up to the peak."""
+        return self.live_at(self.peak_step)
+
+    @property
+    def scratch_at_peak(self) -> int:
+        """Bytes that the op at the peak allocates and drops while it runs."""
+        return int(self._scratch[self.order[self.peak_step]])
+
+    def live_at(self, step: int) -> tuple[LiveBuffer, ...]:
+        """Return what is alive during a step, the largest first.
+
+        Raises
+        ------
+        OrderError
+            If there is no such step.
+        """
+        if not 0 <= step < self.order.shape[0]:
+            raise OrderError(f"there is no step {step}; allowed: 0 to {self.order.shape[0] - 1}")
+        found = np.empty(self._net.n_tensors, np.int64)
+        n = live_at(self._lives.born, self._lives.dead, step, found)
+        return tuple(sorted(map(self._buffer, found[:n].tolist()), key=lambda b: -b.nbytes))
+
+    def _buffer(self, tensor: int) -> LiveBuffer:
+        return LiveBuffer(
+            self._net.tensor_name(tensor),
+            int(self._nbytes[tensor]),
+            int(self._lives.born[tensor]),
+            int(self._lives.dead[tensor]),
+            self._net.shape(tensor, self._sizes),
+            DTYPES[self._dtype[tensor]],
+        )
+
+    @property
+    def buffers(self) -> tuple[LiveBuffer, ...]:
+        """Every buffer in the order of its first writer: what an arena planner needs."""
+        return tuple(self._buffer(t) for t in np.flatnonzero(self._lives.born < self._lives.dead).tolist())
+
+    @property
+    def buffer_of(self) -> dict[str, str]:
+        """The buffer that holds each tensor, by name; views and what is written in place share one."""
+        names = [self._net.tensor_name(t) for t in range(self._net.n_tensors)]
+        return {name: names[b] for name, b in zip(names, self._lives.buffer.tolist(), strict=True)}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and matrix products at this batch."""
+        return self._net.macs(self.batch)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of the network's inputs."""
+        return int(self._nbytes[self._net.kind == 1].sum())
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the network's outputs; those that share a buffer count once."""
+        return int(self._nbytes[np.unique(self._lives.buffer[self._net.is_output == 1])].sum())
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of all buffers together, as if none were ever freed."""
+        return int(self._nbytes[self._lives.born < self._lives.dead].sum())
+
+    @property
+    def ops(self) -> tuple[OpRow, ...]:
+        """The per-op table in execution order."""
+        net, sizes = self._net, self._sizes
+        counts = net.counts if self.batch == net.batch else net._count(sizes)
+        own = np.where(self._lives.buffer == np.arange(net.n_tensors), self._nbytes, 0)
+        own[net.kind == 2] = 0
+        rows = []
+        for step, op in enumerate(self.order.tolist()):
+            written = range(int(net.out_ptr[op]), int(net.out_ptr[op + 1]))
+            read = net.in_idx[net.in_ptr[op] : net.in_ptr[op + 1]].tolist()
+            rows.append(
+                OpRow(
+                    step,
+                    net.op_names[op],
+                    net.op_kinds[op],
+                    net.op_scopes[op],
+                    tuple(net.shape(t, sizes) for t in read),
+                    tuple(net.shape(t, sizes) for t in written),
+                    int(counts[op, 1:4].sum()),
+                    int(counts[op, 0]),
+                    sum(int(own[t]) for t in written),
+                    int(self.timeline[step]),
+                )
+            )
+        return tuple(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: what ``cnnlive inference --json`` prints."""
+        return {
+            "network": self.name,
+            "batch": self.batch,
+            "profile": self.profile.name,
+            "inplace": self.profile.inplace,
+            "fuse": self.profile.fuse,
+            "peak_bytes": self.peak_bytes,
+            "weight_bytes": self.weight_bytes,
+            "parameter_bytes": self.parameter_bytes,
+            "buffer_bytes": self.buffer_bytes,
+            "activation_peak_bytes": self.activation_peak_bytes,
+            "scratch_at_peak_bytes": self.scratch_at_peak,
+            "activation_bytes": self.activation_bytes,
+            "input_bytes": self.input_bytes,
+            "output_bytes": self.output_bytes,
+            "parameters": self._net.n_parameters,
+            "buffers": self._net.n_buffers,
+            "macs": self.macs,
+            "peak_step": self.peak_step,
+            "peak_op": self.peak_op,
+            "live_at_peak": [b._asdict() | {"shape": list(b.shape)} for b in self.live_at_peak],
+            "lower_bound": self.lower_bound,
+            "optimal": self.optimal,
+            "order": [self._net.op_names[op] for op in self.order.tolist()],
+            "timeline": self.timeline.tolist(),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name or 'network'}, inference, batch {self.batch}, profile {self.profile.name}",
+            f"  peak         {format_bytes(self.peak_bytes):>10}  {self.peak_bytes:>16,} B",
+            f"  weights      {format_bytes(self.weight_bytes):>10}  {self.weight_bytes:>16,} B",
+            f"  activations  {format_bytes(self.activation_peak_bytes):>10}  {self.activation_peak_bytes:>16,} B"
+            f"  at {self.peak_op}",
+        ]
+        lines += [f"    {b.name:<30} {b.nbytes:>16,} B  {b.shape} {b.dtype}" for b in self.live_at_peak[:8]]
+        if self.scratch_at_peak:
+            lines.append(f"    {'(scratch)':<30} {self.scratch_at_peak:>16,} B")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<InferencePlan {self.name!r}: {self.peak_bytes:,} B at {self.peak_op!r}>"
+
+
+def plan_inference(
+    graph: Graph | Lowered,
+    *,
+    batch: int = 1,
+    dtype: str | Mapping[str, str] | None = None,
+    weight_dtype: str | None = None,
+    order: Literal["program"] | Sequence[int] | Sequence[str] = "program",
+    profile: str | Profile = "ideal",
+    fuse: bool | None = None,
+    inplace: Inplace | bool | None = None,
+) -> InferencePlan:
+    """Exact memory of one inference.
+
+    A tensor is alive from the step that writes it up to and including the last step that reads it; while an
+    op runs, its inputs, its outputs and its scratch all count. The network's inputs are alive from the first
+    step, its outputs to the end. Views share the bytes of what they look at, which stay alive as long as any
+    of them is read; an op in place writes into its input's bytes. Weights are counted apart, in full. Not
+    counted: an allocator's rounding and fragmentation, workspaces of kernels, the runtime itself.
+
+    Parameters
+    ----------
+    graph : Graph or Lowered
+    batch : int
+        First dimension of every network input.
+    dtype : str or mapping of str to str, optional
+        One type for everything that is floating, weights too; or a type per op name for what that op
+        writes, the rest staying as built. Integer tensors keep their type.
+    weight_dtype : str, optional
+        Type of the weights where it differs from `dtype`.
+    order : "program" or sequence
+        Ops in execution order, by number or by name. Network inputs and stored parameters may be left out of a
+        sequence of names: they come first then.
+    profile : str or Profile
+        The runtime's rules: ``"ideal"`` or ``"torch_fx"``.
+    fuse : bool, optional
+        Run convolution (or linear), batch normalisation and activation as one op. Default: as the profile.
+    inplace : {"graph", "dead", "never"} or bool, optional
+        Ops in place as the graph says, also wherever an elementwise op may, or never. True is ``"graph"``,
+        False ``"never"``. Default: as the profile.
+
+    Returns
+    -------
+    InferencePlan
+
+    Raises
+    ------
+    OrderError
+        If `order` is not a legal order; names the first offending op.
+    ShapeError
+        If the batch is impossible for the net, or its tensors take 2**62 bytes together.
+    DTypeError, UnknownProfileError, GraphError
+        For an unknown type, profile, or op in a mapping of types.
+
+    Notes
+    -----
+    O(n_ops + n_edges). The graph is lowered once and the lives of its buffers are found once per profile; a
+    further plan costs one pass over a difference array.
+
+    Examples
+    --------
+    >>> from cnnlive import zoo
+    >>> plan = plan_inference(zoo.load("vgg16"))
+    >>> plan.activation_peak_bytes == 2 * 64 * 224 * 224 * 4
+    True
+    """
+    net = graph if isinstance(graph, Lowered) else lower(graph)
+    rules = _rules(profile, fuse, inplace)
+    if rules.fuse:
+        net = net.fused()
+    if type(batch) is not int or batch < 1:
+        batch = check_batch(batch)
+    sizes = net.sizes_at(batch)
+    codes: I64 | None = None
+    if dtype is None or isinstance(dtype, str):
+        uniform = None if dtype is None else dtype_name(dtype)
+        nbytes = _frozen(sizes.numel * net.itemsizes(uniform))
+    else:
+        uniform = None
+        codes = _mixed(net, dtype, rules)
+        nbytes = _frozen(sizes.numel * np.array(list(ITEMSIZE.values()), np.int64)[codes])
+    stored = uniform if weight_dtype is None else dtype_name(weight_dtype)
+    parameter_bytes, statistic_bytes, counter_bytes = _weight_bytes(net, stored)
+    buffer_bytes = statistic_bytes + counter_bytes if rules.batch_counters else statistic_bytes
+
+    if isinstance(order, str):
+        if order != "program":
+            raise OrderError(f"order={order!r}; allowed: 'program' or a sequence of ops")
+        lives = _program_lives(net, rules, nbytes)
+    else:
+        lives = _lives(net, rules, nbytes, _read_order(net, order))
+    scratch = _frozen(net.index_bytes * sizes.numel[net.out_ptr[:-1]]) if rules.pool_indices else _zeros(net)
+    timeline = np.empty(net.n_ops, np.int64)
+    peak, step = peak_of(lives.order, nbytes, lives.born, lives.dead, scratch, timeline)
+    seen = np.full(net.n_tensors, -1, np.int64)
+    bound = least_needs(net.in_ptr, net.in_idx, net.out_ptr, lives.share, lives.held, lives.buffer,
+                        nbytes, scratch, seen)  # fmt: skip
+    peak, step, bound = int(peak), int(step), int(bound)  # numpy scalars where nothing is compiled
+    weight_bytes = parameter_bytes + buffer_bytes
+    return InferencePlan(
+        net.name,
+        batch,
+        rules,
+        peak + weight_bytes,
+        weight_bytes,
+        parameter_bytes,
+        buffer_bytes,
+        peak,
+        step,
+        net.op_names[lives.order[step]],
+        bound,
+        peak == bound,
+        _frozen(timeline),
+        lives.order,
+        net,
+        sizes,
+        nbytes,
+        _codes(net, uniform) if codes is None else codes,
+        lives,
+        scratch,
+    )
+
+
+def _rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | None) -> Profile:
+    rules = profile_of(profile)
+    if inplace is not None:
+        mode = ("graph" if inplace else "never") if isinstance(inplace, bool) else inplace
+        if mode not in ("graph", "dead", "never"):
+            raise GraphError(f"inplace={inplace!r}; allowed: 'graph', 'dead', 'never', True, False")
+        if mode != rules.inplace:
+            rules = replace(rules, inplace=mode)
+    if fuse is not None and fuse != rules.fuse:
+        rules = replace(rules, fuse=bool(fuse))
+    return rules
+
+
+def _frozen(array: I64) -> I64:
+    """Return the array, read-only: a kernel is compiled for one kind of each argument."""
+    array.setflags(write=False)
+    return array
+
+
+def _zeros(net: Lowered) -> I64:
+    zeros = net._cache.get("zeros")
+    if zeros is None:
+        zeros = net._cache["zeros"] = _frozen(np.zeros(net.n_ops, np.int64))
+    return zeros
+
+
+def _weight_bytes(net: Lowered, dtype: str | None) -> tuple[int, int, int]:
+    """Bytes of parameters, of buffers, and of batch counters."""
+    found = net._cache.get(("weight_bytes", dtype))
+    if found is None:
+        counts = net.counts
+        items = net.weight_itemsizes(dtype)
+        exact = (counts[:, 1:4] * items[:, None]).sum(axis=0).tolist()
+        found = (exact[0] + exact[1], exact[2], int(counts[:, 4].sum()) * 8)
+        net._cache["weight_bytes", dtype] = found
+    return found
+
+
+def _codes(net: Lowered, dtype: str | None) -> I64:
+    """Return the dtype code of every tensor, with every floating type replaced by `dtype` if that is given."""
+    if dtype is None:
+        return net.dtype
+    found = net._cache.get(("codes", dtype))
+    if found is None:
+        floating = np.array([name.startswith(("float", "bfloat")) for name in DTYPES])
+        found = net._cache["codes", dtype] = np.where(floating[net.dtype], DTYPES.index(dtype), net.dtype)
+    return found
+
+
+def _mixed(net: Lowered, dtype: Mapping[str, str], rules: Profile) -> I64:
+    """Return the dtype code of every tensor under a mapping of op names to types."""
+    number = {name: op for op, name in enumerate(net.op_names)}
+    codes = net.dtype.copy()
+    for name, value in dtype.items():
+        op = number.get(name)
+        if op is None:
+            raise GraphError(f"dtype names {name!r}, which is not an op of the {'fused ' if rules.fuse else ''}network")
+        if net.alias[op] == VIEW or (net.alias[op] == OVERWRITES and rules.inplace != "never"):
+            raise DTypeError(
+                f"{name} ({net.op_kinds[op]}) writes no bytes of its own; name the op whose bytes it shares"
+            )
+        codes[net.out_ptr[op] : net.out_ptr[op + 1]] = DTYPES.index(dtype_name(value))
+    # What shares bytes shares their type.
+    for op in np.flatnonzero((net.alias == VIEW) | ((net.alias == OVERWRITES) & (rules.inplace != "never"))).tolist():
+        source = codes[net.in_idx[net.in_ptr[op]]]
+        if source != net.dtype[net.in_idx[net.in_ptr[op]]]:
+            codes[net.out_ptr[op] : net.out_ptr[op + 1]] = source
+    return codes
+
+
+def _program_lives(net: Lowered, rules: Profile, nbytes: I64) -> _Lives:
+    # Ops that take over what dies look at sizes, which change with the batch and the types; the rest do not.
+    if rules.inplace == "dead":
+        return _lives(net, rules, nbytes, _program(net))
+    key = ("lives", rules.inplace, rules.keeps_inputs)
+    lives = net._cache.get(key)
+    if lives is None:
+        lives = net._cache[key] = _lives(net, rules, nbytes, _program(net))
+    return lives
+
+
+def _program(net: Lowered) -> I64:
+    order = net._cache.get("program")
+    if order is None:
+        order = net._cache["program"] = _frozen(np.arange(net.n_ops, dtype=np.int64))
+    return order
+
+
+def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
+    n = net.n_tensors
+    share, held = _share(net, rules)
+    buffer, uses, born, dead = (np.zeros(n, np.int64) for _ in range(4))
+    live_ranges(order, net.in_ptr, net.in_idx, net.out_ptr, share, net.reads, held, nbytes,
+                rules.inplace == "dead", buffer, uses, born, dead)  # fmt: skip
+    return _Lives(order, share, held, _frozen(buffer), _frozen(born), _frozen(dead))
+
+
+def _share(net: Lowered, rules: Profile) -> tuple[I64, I64]:
+    """Return what each op does with its inputs' bytes, and how each tensor is held, under a profile."""
+    key = ("share", rules.inplace, rules.keeps_inputs)
+    found = net._cache.get(key)
+    if found is None:
+        dead = rules.inplace == "dead"
+        # by alias code: own bytes, view, asked in place, may overwrite input 0, may overwrite either
+        table = np.array([0, 1, 0 if rules.inplace == "never" else 1, 2 if dead else 0, 3 if dead else 0], np.int64)
+        kinds = np.array([0, 6 if rules.keeps_inputs else 2, 1], np.int64)
+        found = net._cache[key] = (_frozen(table[net.alias]), _frozen(kinds[net.kind] | (net.is_output * 4)))
+    return found
+
+
+def _read_order(net: Lowered, order: Sequence[int] | Sequence[str]) -> I64:
+    steps: list[Any] = list(order)
+    if any(isinstance(s, str) for s in steps):
+        number = {name: op for op, name in enumerate(net.op_names)}
+        for s in steps:
+            if s not in number:
+                raise OrderError(f"the order names {s!r}, which is not an op of the network")
+        numbers = [number[s] for s in steps]
+        given = set(numbers)
+        numbers = [op for op, k in enumerate(net.op_kinds) if k in ("input", "parameter") and op not in given] + numbers
+    else:
+        try:
+            numbers = [int(s) for s in steps]
+        except (TypeError, ValueError):
+            raise OrderError("the order is neither a sequence of op numbers nor of op names") from None
+    seen: set[int] = set()
+    for op in numbers:
+        if not 0 <= op < net.n_ops:
+            raise OrderError(f"the order has op {op}; allowed: 0 to {net.n_ops - 1}")
+        if op in seen:
+            raise OrderError(f"the order runs {net.op_names[op]} twice")
+        seen.add(op)
+    if len(seen) != net.n_ops:
+        missing = next(op for op in range(net.n_ops) if op not in seen)
+        raise OrderError(f"the order leaves out {net.op_names[missing]}: it has {len(seen)} of {net.n_ops} ops")
+    array = _frozen(np.array(numbers, np.int64))
+    op, earlier = first_violation(array, net.in_ptr, net.in_idx, net.producer, net.before_ptr, net.before_idx,
+                                  np.empty(net.n_ops, np.int64))  # fmt: skip
+    if op >= 0:
+        reads = net.producer[net.in_idx[net.in_ptr[op] : net.in_ptr[op + 1]]]
+        why = "whose output it reads" if earlier in reads else "which reads the bytes that it overwrites"
+        raise OrderError(f"the order runs {net.op_names[op]} before {net.op_names[earlier]}, {why}")
+    return array
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load it from the cache on disk.
+
+    Call it before forking workers or timing anything: a first plan otherwise pays for it (about a second in
+    a process that finds nothing cached).
+    """
+    graph = Graph("warm-up")
+    x = graph.input((1, 1, 2, 2))
+    x = graph.relu(graph.conv2d(x, 1, 1), inplace=True)
+    graph.add(x, x)
+    plan = plan_inference(graph, batch=2, order=list(range(len(graph))))
+    assert plan.live_at_peak

@@ -1,0 +1,1 @@
+"""Reports made from result objects; :mod:`cnnlive.report.text` needs rich and is imported on demand."""

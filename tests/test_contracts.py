@@ -1,0 +1,162 @@
+"""What holds for the whole package: layers, kernels that stand alone, cheap imports, threads and forks."""
+
+import ast
+import concurrent.futures
+import doctest
+import importlib
+import multiprocessing
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kernels
+import pytest
+
+import cnnlive
+
+ROOT = Path(cnnlive.__file__).parent
+# The package itself stands for all its public names, planners and readers among them.
+RANKS = {
+    "errors": 0, "units": 0, "_types": 0, "_kernels": 1, "ops": 2, "profiles": 2, "_builder": 3, "graph": 3,
+    "lowered": 4, "verify": 4, "plan": 5, "nas": 6, "io": 6, "zoo": 6, "report": 7, "cnnlive": 7, "cli": 8,
+    "__main__": 9,
+}  # fmt: skip
+
+
+# Inside one layer these may be imported by the others of it.
+FIRST_OF_THEIR_LAYER = {"errors", "_builder"}
+
+
+def top(module):
+    return module.split(".")[1] if "." in module else module
+
+
+def imports(file):
+    """Modules of cnnlive that a file imports at run time; what only type checkers see does not count."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    hidden = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for n in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cnnlive":
+            if node.module == "cnnlive":
+                yield from (f"cnnlive.{a.name}" for a in node.names if a.name in RANKS)
+            else:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "cnnlive")
+
+
+FILES = sorted(p for p in ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_imports_point_from_a_higher_layer_to_a_lower_one(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    for module in map(top, imports(file)):
+        if module == parts[0]:
+            continue
+        limit = RANKS[parts[0]] + (module in FIRST_OF_THEIR_LAYER)
+        assert RANKS[module] < limit, f"{'.'.join(parts)} imports {module}"
+
+
+@pytest.mark.parametrize("name", kernels.modules())
+def test_a_kernel_file_stands_alone(name):
+    file = ROOT / "_kernels" / f"{name}.py"
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module in ("__future__", "cnnlive._kernels._jit", "cnnlive._types")
+        if isinstance(node, ast.Import):
+            assert [a.name for a in node.names] == ["numpy"]
+        # Neither module constants (frozen into the cache) nor array expressions, containers or raises.
+        assert not isinstance(node, ast.Raise | ast.Try | ast.ListComp | ast.Dict | ast.Set)
+
+
+def test_kernels_are_found_and_not_recursive():
+    found = kernels.all_kernels()
+    assert {"shapes.propagate", "counts.count", "liveness.live_ranges", "liveness.peak_of"} <= set(found)
+    for name, kernel in found.items():
+        plain = getattr(kernel, "py_func", kernel)
+        assert plain.__name__ not in plain.__code__.co_names, name
+
+
+def run(code, **env):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False,
+        env={**__import__("os").environ, **env},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_cnnlive_imports_neither_numba_nor_numpy_nor_networkx():
+    loaded = run(
+        "import sys, cnnlive; print(sorted({'numba', 'numpy', 'networkx', 'onnx', 'torch'} & set(sys.modules)))"
+    )
+    assert loaded.strip() == "[]"
+
+
+def test_planning_needs_neither_torch_nor_onnx():
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['onnx'] = None\n"
+        "import cnnlive\n"
+        "print(cnnlive.plan_inference(cnnlive.zoo.load('resnet18'), batch=2).peak_bytes > 0)\n"
+        "try:\n    cnnlive.read_onnx('x.onnx')\n"
+        "except cnnlive.errors.MissingExtraError as error:\n    print(error)\n"
+    )
+    out = run(code)
+    assert out.startswith("True\n")
+    assert "cnnlive[onnx]" in out
+
+
+def test_every_public_name_resolves_and_nothing_else():
+    for name in cnnlive.__all__:
+        assert getattr(cnnlive, name) is not None
+    assert set(cnnlive.__all__) <= set(dir(cnnlive))
+    with pytest.raises(AttributeError, match="no attribute 'plan_everything'"):
+        _ = cnnlive.plan_everything
+
+
+def test_a_read_only_place_without_a_home_still_works(tmp_path):
+    code = "import cnnlive; g = cnnlive.Graph(); g.input((1, 2)); print(cnnlive.plan_inference(g).peak_bytes)"
+    assert run(code, CNNLIVE_JIT_CACHE="0", NUMBA_CACHE_DIR="", HOME=str(tmp_path / "none")).strip() == "8"
+
+
+def _peak(batch):
+    return cnnlive.plan_inference(cnnlive.zoo.load("squeezenet1_1"), batch=batch).peak_bytes
+
+
+def test_threads_give_the_same_answers():
+    graph = cnnlive.zoo.load("resnet18")
+    expected = {b: cnnlive.plan_inference(graph, batch=b).peak_bytes for b in range(1, 30)}
+    net = cnnlive.lower(cnnlive.zoo.load("resnet18"))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda b: cnnlive.plan_inference(net, batch=b).peak_bytes, [*expected] * 20))
+    assert found == [*expected.values()] * 20
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_plans_after_its_parent_has():
+    cnnlive.warm_up()
+    expected = [_peak(b) for b in (1, 2, 3, 4)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(_peak, (1, 2, 3, 4)) == expected
+
+
+MODULES = sorted(m.name for m in pkgutil.walk_packages(cnnlive.__path__, "cnnlive.") if "__main__" not in m.name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_are_true(name):
+    module = importlib.import_module(name)
+    failures, _ = doctest.testmod(module, extraglobs={"zoo": cnnlive.zoo})
+    assert failures == 0

@@ -1,0 +1,165 @@
+"""The documentation is what the code says."""
+
+import dataclasses
+import doctest
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import cnnlive
+from cnnlive import cli
+from cnnlive.report.operators import operator_rows, operators_markdown
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def run(line):
+    result = CliRunner().invoke(cli.main, line.split(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def documented(page):
+    """Return the first column of the table under each heading, and its rows."""
+    sections = {}
+    rows = []
+    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            rows = sections[line.strip("# ")] = []
+        elif line.startswith("| `"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return {heading: {r[0].strip("`"): r[1:] for r in rows} for heading, rows in sections.items() if rows}
+
+
+# ---------------------------------------------------------------------------------- operators
+
+
+def test_the_page_of_operators_is_generated():
+    assert (ROOT / "docs/operators.md").read_text(encoding="utf-8") == operators_markdown(), "run make docs"
+
+
+def test_every_operator_has_a_row_without_gaps():
+    text = (ROOT / "docs/operators.md").read_text(encoding="utf-8")
+    assert [r.name for r in operator_rows()] == sorted(cnnlive.ops.OPERATORS)
+    for row in operator_rows():
+        assert f"\n| `{row.name}` | " in text
+        missing = [k for k, v in row._asdict().items() if not v and k not in ("attributes", "fusion")]
+        assert not missing
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+# ---------------------------------------------------------------------------------- JSON
+
+
+def test_the_documented_keys_of_inference_are_the_real_ones():
+    page = documented("json.md")
+    data = json.loads(run("inference resnet18 --profile torch_fx --json"))
+    assert set(page["inference"]) == set(data)
+    assert set(page["inference: live_at_peak"]) == set(data["live_at_peak"][0])
+    assert set(page["inference: rule_of_thumb"]) == set(data["rule_of_thumb"])
+    assert set(page["inference: rule_of_thumb.reasons"]) == set(data["rule_of_thumb"]["reasons"][0])
+
+
+def test_the_documented_keys_of_the_other_commands_are_the_real_ones():
+    page = documented("json.md")
+    ops = json.loads(run("ops alexnet --json"))
+    assert set(page["ops"]) == set(ops)
+    assert set(page["ops: ops"]) == set(ops["ops"][0])
+    for heading, line in {
+        "zoo": "zoo",
+        "zoo NET": "zoo alexnet",
+        "operators": "operators",
+        "profiles": "profiles",
+    }.items():
+        assert set(page[heading]) == set(json.loads(run(f"{line} --json"))), heading
+
+
+@pytest.mark.parametrize("line", ["inference alexnet", "ops alexnet", "zoo", "zoo alexnet", "operators", "profiles"])
+def test_the_documented_types_are_the_real_ones(line):
+    heading = "zoo NET" if line == "zoo alexnet" else line.split()[0]
+    data = json.loads(run(f"{line} --json"))
+    kinds = {"text": str, "integer": int, "true or false": bool, "object": dict, "text or null": str | None}
+    for key, (kind, _) in documented("json.md")[heading].items():
+        expected = list if kind.startswith("list") else kinds[kind]
+        assert isinstance(data[key], expected), key
+        assert (kind != "integer") or not isinstance(data[key], bool)
+
+
+def test_every_command_with_json_is_documented():
+    with_json = {n for n, c in cli.main.commands.items() if any("--json" in p.opts for p in c.params)}
+    assert with_json == {h for h in documented("json.md") if ":" not in h and " " not in h}
+
+
+def test_the_documented_format_is_the_real_one():
+    text = (ROOT / "docs/json.md").read_text(encoding="utf-8")
+    for line in ("inference alexnet", "ops alexnet", "zoo", "zoo alexnet", "operators", "profiles"):
+        assert f"`{json.loads(run(f'{line} --json'))['format']}`" in text
+
+
+# ---------------------------------------------------------------------------------- what is counted
+
+
+def test_the_table_of_profiles_is_that_of_the_code():
+    page = documented("what-is-counted.md")["Profiles"]
+    rules = [f.name for f in dataclasses.fields(cnnlive.Profile) if f.name not in ("name", "summary")]
+    assert list(page) == rules
+    for key, (_, *values) in page.items():
+        real = [getattr(p, key) for p in cnnlive.PROFILES.values()]
+        assert [v.strip("`") for v in values] == [str(r).lower() for r in real], key
+
+
+# ---------------------------------------------------------------------------------- examples
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_examples_run_as_shown(page):
+    blocks = re.findall(r"^```pycon\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    example = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, str(page), 0)
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_shown_output_is_real(page):
+    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
+        command, _, shown = block.partition("\n")
+        assert command.startswith("$ cnnlive ")
+        assert shown == run(command.removeprefix("$ cnnlive "))
+
+
+def test_the_commands_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^cnnlive (.*?)(?:  +#.*)?$", text, re.M)
+    assert len(lines) >= len(cli.main.commands)
+    for line in lines:
+        if "model.onnx" not in line:
+            run(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_readme_names_targets_that_the_makefile_has():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in PAGES:
+        for target in re.findall(r"\bmake ([a-z]+)`", page.read_text(encoding="utf-8")):
+            assert re.search(rf"^{target}:", makefile, re.M), (page.name, target)
+
+
+def test_the_demo_prints_the_founding_figures(capsys):
+    pytest.importorskip("onnx")
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools/demo.py")
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    demo.main()
+    text = capsys.readouterr().out
+    for words in ("vgg16", "579,120,288", "579,722,400", "resnet50", "light_densenet121.onnx", "too low"):
+        assert words in text

@@ -1,0 +1,144 @@
+"""Lowering and fusion."""
+
+import naive
+import pytest
+from hypothesis import given
+from strategies import graphs
+
+import cnnlive
+from cnnlive import Graph, errors, lower, plan_inference
+
+
+def test_a_graph_is_lowered_once_and_again_after_a_change():
+    g = Graph()
+    x = g.input((1, 3))
+    net = lower(g)
+    assert lower(g) is net
+    assert lower(net) is net
+    g.linear(x, 4)
+    assert lower(g) is not net
+    assert (lower(g).n_ops, net.n_ops) == (2, 1)
+
+
+def test_marking_an_output_is_a_change():
+    g = Graph()
+    x = g.input((1, 8))
+    y = g.linear(x, 8)
+    g.linear(y, 1)
+    assert plan_inference(g).timeline.tolist() == [32, 64, 36]
+    g.output(x, y)
+    assert plan_inference(g).timeline.tolist() == [32, 64, 68]
+
+
+def test_an_empty_graph_is_an_error():
+    with pytest.raises(errors.LoweringError, match="no ops"):
+        lower(Graph())
+
+
+@given(graph=graphs())
+def test_lowered_arrays_say_what_the_graph_says(graph):
+    net = lower(graph)
+    assert list(net.op_names) == graph.nodes()
+    assert [net.tensor_name(t) for t in range(net.n_tensors)] == [
+        t.name for n in graph.nodes() for t in graph.tensors_of(n)
+    ]
+    for op, name in enumerate(graph.nodes()):
+        read = net.in_idx[net.in_ptr[op] : net.in_ptr[op + 1]]
+        assert [net.tensor_name(t) for t in read] == [t.name for t in graph.inputs_of(name)]
+    assert {net.tensor_name(t) for t in net.is_output.nonzero()[0]} == {t.name for t in graph.outputs}
+
+
+def block(bias=False, **after):
+    g = Graph()
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, bias=bias, name="conv")
+    x = g.batch_norm2d(x, name="bn")
+    x = g.relu(x, name="relu", **after)
+    g.linear(g.flatten(x), 10, name="fc")
+    return g
+
+
+def test_convolution_norm_and_activation_become_one_op():
+    fused = lower(block()).fused()
+    assert fused.op_names == ("input", "conv+bn+relu", "flatten", "fc")
+    assert fused.n_parameters == 3 * 4 * 9 + 4 + 4 * 36 * 10 + 10  # the norm leaves a bias
+    assert fused.n_buffers == 0
+    assert fused.macs() == lower(block()).macs()
+    assert lower(block(bias=True)).fused().n_parameters == fused.n_parameters
+    assert plan_inference(block(), fuse=True).timeline.tolist() == [768, 768 + 576, 576, 576 + 40]
+    assert fused.fused().op_names == fused.op_names
+
+
+def test_what_somebody_else_reads_is_not_fused_away():
+    g = Graph()
+    conv = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="conv")
+    g.add(g.batch_norm2d(conv, name="bn"), conv, name="sum")
+    assert lower(g).fused().op_names == ("input", "conv", "bn", "sum")
+    g = Graph()
+    conv = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="conv")
+    g.relu(conv, name="relu")
+    g.output(conv)
+    assert lower(g).fused().op_names == ("input", "conv", "relu")
+
+
+def test_a_norm_without_running_statistics_is_not_folded():
+    g = Graph()
+    conv = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="conv")
+    g.relu(g.batch_norm2d(conv, track_running_stats=False, name="bn"), name="relu")
+    assert lower(g).fused().op_names == ("input", "conv", "bn", "relu")
+
+
+def test_an_activation_ends_the_chain():
+    g = Graph()
+    x = g.relu(g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="conv"), name="relu")
+    g.sigmoid(g.batch_norm2d(x, name="bn"), name="last")
+    assert lower(g).fused().op_names == ("input", "conv+relu", "bn", "last")
+
+
+@given(graph=graphs())
+def test_fusing_changes_no_shape_and_never_needs_more(graph):
+    net, fused = lower(graph), lower(graph).fused()
+    assert fused.macs() == net.macs()
+    names = [n for name in fused.op_names for n in name.split("+")]
+    assert sorted(n.rpartition(".")[2] for n in graph.nodes()) == sorted(n.rpartition(".")[2] for n in names)
+    kept = {fused.tensor_name(t).partition("+")[0]: fused.shape(t) for t in range(fused.n_tensors)}
+    for name in graph.nodes():
+        if name in kept:
+            assert kept[name] == graph.tensors_of(name)[0].shape
+    never = {"inplace": "never"}
+    assert (
+        plan_inference(graph, fuse=True, **never).activation_peak_bytes
+        <= plan_inference(graph, **never).activation_peak_bytes
+    )
+
+
+def test_fused_names_serve_as_an_order():
+    plan = plan_inference(block(), fuse=True, order=["conv+bn+relu", "flatten", "fc"])
+    assert plan.order.tolist() == [0, 1, 2, 3]
+
+
+def test_a_reshape_to_literal_sizes_names_itself_at_another_batch():
+    g = Graph()
+    x = g.input((1, 4, 2))
+    g.reshape(x, (2, 4), name="merge")
+    with pytest.raises(errors.ShapeError, match=r"merge \(reshape\) at batch 3: .* fits one batch only"):
+        plan_inference(g, batch=3)
+    plan_inference(g)
+
+
+def test_many_batches_do_not_pile_up():
+    net = lower(block())
+    for batch in range(1, 40):
+        assert net.sizes_at(batch).numel[0] == batch * 3 * 64
+    assert len(net._cache["sizes"]) <= 8
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "unet", "darts_v2", "shufflenet_v2_x0_5"])
+def test_real_nets_equal_the_oracles(name):
+    graph = cnnlive.zoo.load(name)
+    net = lower(graph)
+    assert (net.n_parameters, net.n_buffers, int(net.counts[:, 4].sum())) == naive.weight_elements(graph)
+    assert net.macs() == naive.macs(graph)
+    for mode in ("graph", "dead", "never"):
+        assert plan_inference(graph, inplace=mode).timeline.tolist() == naive.timeline(
+            graph, graph.nodes(), inplace=mode
+        )

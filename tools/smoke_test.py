@@ -1,0 +1,48 @@
+"""What an installed wheel has to do without any extra; run by .ci/run outside of the checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def cnnlive_command(*arguments: str) -> str:
+    return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    import cnnlive  # noqa: PLC0415 - what it imports is looked at below
+
+    installed = Path(cnnlive.__file__).resolve()
+    assert Path(sys.prefix).resolve() in installed.parents, f"{installed} is not the installed wheel"
+    loaded = {"numba", "networkx", "numpy", "rich"} & set(sys.modules)
+    assert not loaded, f"import cnnlive has imported {loaded}"
+    for name in ("onnx", "torch"):
+        assert importlib.util.find_spec(name) is None, f"{name} is here; this is to be without extras"
+
+    plan = cnnlive.plan_inference(cnnlive.zoo.load("vgg16"))
+    assert plan.peak_bytes == 579_120_288, plan
+    assert (installed.parent / "py.typed").exists()
+
+    message = ""
+    try:
+        cnnlive.read_onnx("model.onnx")
+    except cnnlive.errors.MissingExtraError as error:
+        message = str(error)
+    assert "cnnlive[onnx]" in message, f"read_onnx without onnx does not name the extra: {message!r}"
+
+    answer = json.loads(cnnlive_command("cnnlive", "inference", "vgg16", "--json"))
+    assert answer["peak_bytes"] == 579_120_288, answer["peak_bytes"]
+    assert "resnet50" in cnnlive_command(sys.executable, "-m", "cnnlive", "zoo")
+    failed = subprocess.run(["cnnlive", "inference", "x.onnx"], check=False, capture_output=True, text=True)
+    assert failed.returncode == 2, failed
+    assert "cnnlive[onnx]" in failed.stderr, failed.stderr
+    assert failed.stderr.count("\n") == 1, failed.stderr
+    print(f"smoke test passed: cnnlive {cnnlive.__version__}, Python {sys.version.split()[0]}, no extras")
+
+
+if __name__ == "__main__":
+    main()
