@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 
+from cnnlive.ops import operator
+
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int8": 1, "uint8": 1, "bool": 1, "int16": 2,
             "int32": 4, "int64": 8}  # fmt: skip
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -205,3 +207,45 @@ def macs(graph):
         elif op in ("linear", "matmul"):
             total += math.prod(graph.tensors_of(n)[0].shape) * graph.inputs_of(n)[0].shape[-1]
     return total
+
+
+def saved_bytes(graph):
+    """Bytes that one training step in PyTorch keeps for backward, from the operator table's column `saves`.
+
+    Distinct storages beside parameters and network inputs, the cross-entropy of each output included
+    (log-probabilities and a total weight). Dropouts write and keep a mask as on a CPU; float32.
+    """
+    where, kept, own, wants_gradient = {}, set(), 0, set()
+    for n in graph.nodes():
+        entry, a = operator(graph.op_of(n)), graph.attributes(n)
+        reads = sources(graph, n)
+        outs = graph.tensors_of(n)
+        if entry.weights != "none" or any(s in wants_gradient for s in reads):
+            wants_gradient |= {(n, t.output) for t in outs}
+        drops = "mask" in entry.saves
+        for t in outs:
+            shares = (entry.alias == "view" and not drops) or a.get("inplace")
+            where[n, t.output] = where[reads[0]] if shares else (n, t.output)
+        if (n, 0) not in wants_gradient or entry.name == "parameter":
+            continue
+        x = graph.inputs_of(n)[0]
+        for what in entry.saved(a):
+            if what in ("input", "input1"):
+                i = int(what == "input1")
+                # A factor is kept for its partner's gradient.
+                if entry.name not in ("mul", "div") or reads[1 - i] in wants_gradient:
+                    kept.add(where[reads[i]])
+            elif what == "output":
+                kept.add(where[n, 0])
+            elif what == "indices":
+                own += 8 * math.prod(outs[0].shape)
+            elif what == "statistics":
+                groups = x.shape[1] if entry.name.startswith("batch") else math.prod(x.shape) // x.shape[-1]
+                own += 2 * 4 * groups
+            elif what == "clone":
+                own += 4 * math.prod(x.shape)
+            elif what == "mask" and a["p"] > 0:
+                own += 4 * (x.shape[0] if entry.name == "stochastic_depth" else math.prod(x.shape))
+    held = {n for n in graph.nodes() if graph.op_of(n) in ("input", "parameter")}
+    own += sum(nbytes(graph, t) for t in kept if t[0] not in held)
+    return own + sum(nbytes(graph, t) + 4 for t in outputs(graph))

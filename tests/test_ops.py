@@ -1,8 +1,13 @@
 """The operator table: every entry is whole, and a user's operator takes the same path as a built-in one."""
 
+import json
+from pathlib import Path
+
+import naive
 import numpy as np
 import pytest
 
+import cnnlive
 from cnnlive import Graph, errors, lower, plan_inference, verify
 from cnnlive.ops import OPERATORS, Attribute, Operator, Weight, operator, register, unregister
 from cnnlive.ops._entry import integer
@@ -118,3 +123,25 @@ def test_every_column_of_the_lowered_arrays_is_read_only_and_64_bits():
             assert column.dtype == np.int64
             assert column.flags.c_contiguous
             assert not column.flags.writeable
+
+
+SAVED = json.loads((Path(__file__).parent / "data" / "torch_saved.json").read_text(encoding="utf-8"))["saved_bytes"]
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_what_the_table_says_backward_keeps_is_what_pytorch_kept(name):
+    data = cnnlive.zoo.load(
+        name, train=name != "fcn_resnet50", resolution=299 if name == "inception_v3" else 224
+    ).to_dict()
+    for row in data["ops"]:
+        if row["op"] == "input":
+            row["attributes"]["shape"] = (8, *row["attributes"]["shape"][1:])
+    assert naive.saved_bytes(Graph.from_dict(data)) == SAVED[name]
+
+
+def test_in_place_and_to_one_position_other_things_are_kept():
+    assert operator("relu").saved({"inplace": True}) == operator("relu").saved({"inplace": False}) == ("output",)
+    assert [operator("silu").saved({"inplace": i}) for i in (False, True)] == [("input",), ("clone",)]
+    assert [operator("leaky_relu").saved({"inplace": i}) for i in (False, True)] == [("input",), ("output",)]
+    pool = operator("adaptive_avg_pool2d")
+    assert [pool.saved({"output_size": s}) for s in ((1, 1), (1, 2))] == [(), ("input",)]

@@ -78,8 +78,12 @@ class Operator:
     dtype : str
         Type of the outputs: ``"promote"`` the inputs, or the attribute ``"dtype"``.
     saves : tuple of str
-        What eager PyTorch keeps for backward, of ``"input"``, ``"input1"`` (the second), ``"output"``,
-        ``"weight"``, ``"indices"``, ``"statistics"``, ``"mask"``, ``"clone"``.
+        What eager PyTorch keeps for backward: ``"input"``, ``"input1"`` (the second), ``"output"``,
+        ``"weight"``; and of its own ``"indices"`` (int64 per output element), ``"statistics"`` (mean and inverse
+        deviation of every group that is normalised), ``"mask"`` (of a dropout), ``"clone"`` (of the input).
+        A product keeps only the factors whose partner needs a gradient.
+    saves_inplace, saves_to_one : tuple of str, optional
+        What it keeps instead where the op works in place, or a pool reduces to one position.
     check : callable, optional
         Further demands on ``(input_shapes, attributes)``; raises ShapeError.
     """
@@ -97,6 +101,8 @@ class Operator:
     indices: bool = False
     dtype: Literal["promote", "attribute"] = "promote"
     saves: tuple[str, ...] = ()
+    saves_inplace: tuple[str, ...] | None = None
+    saves_to_one: tuple[str, ...] | None = None
     check: Callable[[Sequence[Shape], Attrs], None] | None = None
     rule: ShapeRule = field(init=False)
 
@@ -104,6 +110,14 @@ class Operator:
         """Look the shape rule up, or wrap the user's function."""
         rule = RULES[self.shape] if isinstance(self.shape, str) else given(self.shape, self.name)
         object.__setattr__(self, "rule", rule)
+
+    def saved(self, attrs: Attrs) -> tuple[str, ...]:
+        """Return what a node with these attributes keeps for backward."""
+        if self.saves_inplace is not None and attrs.get("inplace"):
+            return self.saves_inplace
+        if self.saves_to_one is not None and all(n == 1 for n in attrs["output_size"]):
+            return self.saves_to_one
+        return self.saves
 
 
 # ---------------------------------------------------------------------------------- reading attributes

@@ -215,7 +215,7 @@ for _n in (1, 2, 3):
     register(Operator(
         name=f"adaptive_avg_pool{_n}d", summary=f"{_n}-D mean pool to a given output size.",
         attributes={"output_size": _a(REQUIRED, read.spatial_or_none(_n), f"{_n} ints or None")},
-        shape="adaptive_pool", saves=("input",)))  # fmt: skip
+        shape="adaptive_pool", saves=("input",), saves_to_one=()))  # fmt: skip
     register(Operator(
         name=f"adaptive_max_pool{_n}d", summary=f"{_n}-D maximum pool to a given output size.",
         attributes={"output_size": _a(REQUIRED, read.spatial_or_none(_n), f"{_n} ints or None"), **_indices},
@@ -283,10 +283,22 @@ _ACTIVATIONS: Final[dict[str, tuple[str, dict[str, Attribute], str]]] = {
     "clip": ("input", {"min": _a(None, read.optional(read.number), "float or None"),
                        "max": _a(None, read.optional(read.number), "float or None")}, "x held between min and max"),
 }  # fmt: skip
+# In place these lose the input that backward needs: PyTorch copies it first, or is content with the output.
+_SAVES_INPLACE: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("relu6", "silu", "hardswish", "hardsigmoid", "mish", "clip", "log", "abs", "erf"), ("clone",)),
+    **dict.fromkeys(("leaky_relu", "elu", "selu"), ("output",)),
+    **dict.fromkeys(("mul", "div"), ("clone", "input1")),
+    "pow": ("clone", "input1", "output"),
+}
+_SAVES_UNARY: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("exp", "sqrt", "reciprocal"), ("output",)),
+    **dict.fromkeys(("log", "abs", "erf"), ("input",)),
+}
 for _name, (_saved, _extra, _words) in _ACTIVATIONS.items():
     register(Operator(
         name=_name, summary=_words, attributes={**_extra, "inplace": INPLACE},
-        shape="same", alias="elementwise", overwrites=(0,), folds="activation", saves=(_saved,)))  # fmt: skip
+        shape="same", alias="elementwise", overwrites=(0,), folds="activation", saves=(_saved,),
+        saves_inplace=_SAVES_INPLACE.get(_name)))  # fmt: skip
 register(Operator(
     name="prelu", summary="x, or a learned multiple below 0.",
     attributes={"num_parameters": _a(1, read.integer(1), "int")},
@@ -298,7 +310,7 @@ for _name, _words in {
 }.items():  # fmt: skip
     register(Operator(
         name=_name, summary=_words, attributes={"inplace": INPLACE}, shape="same", alias="elementwise",
-        overwrites=(0,), saves=("output",) if _name in ("exp", "sqrt", "reciprocal") else ("input",)))  # fmt: skip
+        overwrites=(0,), saves=_SAVES_UNARY.get(_name, ()), saves_inplace=_SAVES_INPLACE.get(_name)))  # fmt: skip
 register(Operator(
     name="scale", summary="x times a constant plus a constant.",
     attributes={"factor": _a(1.0, read.number, "float"), "offset": _a(0.0, read.number, "float"), "inplace": INPLACE},
@@ -314,11 +326,11 @@ for _name, _saves, _words in (
     ("div", ("input", "input1"), "Quotient with broadcasting."),
     ("minimum", ("input", "input1"), "Element-wise minimum with broadcasting."),
     ("maximum", ("input", "input1"), "Element-wise maximum with broadcasting."),
-    ("pow", ("input", "input1"), "Power with broadcasting."),
+    ("pow", ("input", "input1", "output"), "Power with broadcasting."),
 ):  # fmt: skip
     register(Operator(
         name=_name, summary=_words, attributes={"inplace": INPLACE}, shape="broadcast", inputs=(2, 2),
-        alias="elementwise", overwrites=(0, 1), saves=_saves))  # fmt: skip
+        alias="elementwise", overwrites=(0, 1), saves=_saves, saves_inplace=_SAVES_INPLACE.get(_name)))  # fmt: skip
 register(Operator(
     name="add_n", summary="Sum of any number of tensors in one op, with broadcasting.",
     shape="broadcast", inputs=(1, None), alias="elementwise", overwrites=(0,)))  # fmt: skip

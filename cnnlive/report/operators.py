@@ -155,8 +155,20 @@ def operator_row(entry: Operator) -> OperatorRow:
         _SHAPES[entry.shape] if isinstance(entry.shape, str) else "a function of its own",
         _bytes(entry),
         _FUSION[entry.folds],
-        ", ".join(_SAVES[s] for s in entry.saves) or "nothing",
+        _saves(entry),
     )
+
+
+def _saves(entry: Operator) -> str:
+    def words(saved: tuple[str, ...]) -> str:
+        return ", ".join(_SAVES[s] for s in saved) or "nothing"
+
+    text = words(entry.saves)
+    if entry.saves_inplace is not None:
+        text += f"; in place: {words(entry.saves_inplace)}"
+    if entry.saves_to_one is not None:
+        text += f"; to one position: {words(entry.saves_to_one)}"
+    return text
 
 
 def operator_rows() -> list[OperatorRow]:
