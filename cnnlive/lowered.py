@@ -211,14 +211,7 @@ class Lowered:
                 f"{self.op_names[op]} ({self.op_kinds[op]}) at batch {batch or self.batch}: {what}{hint} "
                 f"[input shapes: {', '.join(map(str, shapes)) or 'none'}]"
             )
-        total = float(numel.astype(np.float64).sum()) * 8
-        if total >= _LIMIT:
-            raise ShapeError(
-                f"all tensors together at batch {batch or self.batch} can take {total:.3g} bytes; allowed: below 2**62"
-            )
-        for array in (rank, dims, numel):
-            array.setflags(write=False)
-        return Sizes(rank, dims, numel)
+        return _checked_sizes(rank, dims, numel, batch or self.batch)
 
     def _count(self, sizes: Sizes) -> I64:
         counts = np.empty((self.n_ops, 5), np.int64)
@@ -272,6 +265,13 @@ class Lowered:
         if found is None:
             found = self._cache["fused"] = _fuse(self)
         return found
+
+
+def _checked_sizes(rank: I64, dims: I64, numel: I64, batch: int) -> Sizes:
+    total = float(numel.astype(np.float64).sum()) * max(ITEMSIZE.values())
+    if total >= _LIMIT:
+        raise ShapeError(f"all tensors together at batch {batch} can take {total:.3g} bytes; allowed: below 2**62")
+    return Sizes(_column(rank), _column(dims, (len(rank), 6)), _column(numel))
 
 
 def check_batch(batch: object) -> int:
@@ -349,6 +349,8 @@ def _lower(graph: Graph) -> Lowered:
     producer: list[int] = []
     dtype: list[int] = []
     kind: list[int] = []
+    rank: list[int] = []
+    dims: list[Shape] = []
     inputs: list[list[int]] = []
     in_count: list[int] = []
     out_count: list[int] = []
@@ -386,6 +388,9 @@ def _lower(graph: Graph) -> Lowered:
             producer.append(op)
             dtype.append(_DTYPE_CODE[d])
             kind.append(tensor_kind)
+        for shape in shapes[name]:
+            rank.append(len(shape))
+            dims.append(shape + _ONES[len(shape)])
         rule.append(entry.rule.code)
         attr += entry.rule.encode(in_shapes, data)
         attr_ptr.append(len(attr))
@@ -410,6 +415,9 @@ def _lower(graph: Graph) -> Lowered:
     before = _overwritten_readers(names, kinds, alias, inputs, first, out_count, kind, is_output)
     before_ptr, before_idx = _csr(before)
     batch = next((shapes[n][0][0] for n, k in zip(names, kinds, strict=True) if k == "input"), 1)
+    # The graph knows its own shapes; the kernel is asked for those at other batches, and need not be loaded before.
+    all_dims = np.array(dims, np.int64)
+    sizes = _checked_sizes(_column(rank), all_dims, all_dims.prod(axis=1), batch)
     lowered = Lowered(
         name=graph.name, op_names=names, op_kinds=tuple(kinds), op_scopes=tuple(scopes),
         in_ptr=_column(in_ptr), in_idx=in_idx, out_ptr=_column(out_ptr),
@@ -417,20 +425,18 @@ def _lower(graph: Graph) -> Lowered:
         is_output=_column(is_output), dtype=_column(dtype), rule=_column(rule), attr_ptr=_column(attr_ptr),
         attr=_column(attr), macs_rule=_column(macs_rule), weight_rule=_column(weight_rule), owner=_column(owner),
         alias=_column(alias), fold=_column(fold), index_bytes=_column(index_bytes), before_ptr=before_ptr,
-        before_idx=before_idx, batch=batch, sizes=_NOT_YET, counts=_NOT_COUNTED,
+        before_idx=before_idx, batch=batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
-    return _complete(lowered)
+    return _counted(lowered)
 
 
-_NOT_YET: Final = Sizes(*(_column([]) for _ in range(3)))
+_ONES: Final = tuple((1,) * (6 - rank) for rank in range(7))
 _NOT_COUNTED: Final = _column([], (0, 5))
 
 
-def _complete(lowered: Lowered) -> Lowered:
-    """Fill in shapes and counts at the graph's own batch, and check what kernels assume."""
-    sizes = lowered._propagate(0)
-    object.__setattr__(lowered, "sizes", sizes)
-    object.__setattr__(lowered, "counts", lowered._count(sizes))
+def _counted(lowered: Lowered) -> Lowered:
+    """Fill in the counts at the graph's own batch."""
+    object.__setattr__(lowered, "counts", lowered._count(lowered.sizes))
     if float(lowered.counts[:, 1:].astype(np.float64).sum()) * 8 >= _LIMIT:
         raise LoweringError("the parameters together take 2**62 bytes or more")
     return lowered
@@ -564,6 +570,7 @@ def _fuse(net: Lowered) -> Lowered:
     ]
     attr = [net.attr[net.attr_ptr[i] : net.attr_ptr[i + 1]].tolist() for i in kept_ops]
     in_csr, attr_csr, before_csr = _csr(new_in), _csr(attr), _csr(new_before)
+    sizes = Sizes(*(_column(a[kept_tensors]) for a in (net.sizes.rank, net.sizes.dims, net.sizes.numel)))
     fused = Lowered(
         name=net.name, op_names=tuple(names[i] for i in kept_ops), op_kinds=tuple(net.op_kinds[i] for i in kept_ops),
         op_scopes=tuple(net.op_scopes[i] for i in kept_ops), in_ptr=in_csr[0], in_idx=in_csr[1],
@@ -574,6 +581,6 @@ def _fuse(net: Lowered) -> Lowered:
         attr_ptr=attr_csr[0], attr=attr_csr[1], macs_rule=_column(net.macs_rule[kept_ops]),
         weight_rule=_column(weight_rule[kept_ops]), owner=_column(owner[kept_ops]), alias=_column(net.alias[kept_ops]),
         fold=_column(net.fold[kept_ops]), index_bytes=_column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
-        before_idx=before_csr[1], batch=net.batch, sizes=_NOT_YET, counts=_NOT_COUNTED,
+        before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
-    return _complete(fused)
+    return _counted(fused)
