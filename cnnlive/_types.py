@@ -1,8 +1,9 @@
-"""Type aliases and the data types of tensors."""
+"""Type aliases, the data types of tensors, and read-only arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -11,10 +12,20 @@ from numpy.typing import NDArray
 
 from cnnlive.errors import DTypeError
 
-__all__ = ["DTYPES", "FLOATING", "I64", "ITEMSIZE", "Attrs", "Bool", "Shape", "dtype_name", "promote"]
+__all__ = [
+    "DTYPES",
+    "FLOATING",
+    "I64",
+    "ITEMSIZE",
+    "Attrs",
+    "Columns",
+    "Shape",
+    "dtype_name",
+    "frozen",
+    "promote",
+]
 
 I64: TypeAlias = NDArray[np.int64]
-Bool: TypeAlias = NDArray[np.bool_]
 Shape: TypeAlias = tuple[int, ...]
 Attrs: TypeAlias = Mapping[str, Any]
 
@@ -74,3 +85,23 @@ def promote(dtypes: tuple[str, ...]) -> str:
     if floats == {"float16", "bfloat16"}:
         return "float32"
     return max(floats or set(dtypes), key=lambda d: (ITEMSIZE[d], d))
+
+
+def frozen(array: I64) -> I64:
+    """Return the array, read-only: a kernel is compiled for one kind of each argument."""
+    array.setflags(write=False)
+    return array
+
+
+class Columns:
+    """Base of frozen dataclasses of arrays: a pickled copy has read-only arrays again, and an empty cache."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = [f.name for f in fields(self) if f.name != "_cache"]  # type: ignore[arg-type]
+        return _rebuild, (type(self), [getattr(self, name) for name in names])
+
+
+def _rebuild(cls: type, values: list[Any]) -> Any:
+    return cls(*[frozen(v) if isinstance(v, np.ndarray) else v for v in values])

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from cnnlive._kernels.counts import count
 from cnnlive._kernels.shapes import propagate
-from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE
+from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE, Columns, frozen
 from cnnlive.errors import GraphError, LoweringError, ShapeError
 from cnnlive.graph import Graph, tensor_name
 from cnnlive.ops import operator, weight_columns
@@ -39,12 +39,11 @@ def _column(values: ArrayLike, shape: tuple[int, ...] | None = None) -> I64:
     column: I64 = np.ascontiguousarray(values, dtype=np.int64)
     if shape is not None:
         column = column.reshape(shape)
-    column.setflags(write=False)
-    return column
+    return frozen(column)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sizes:
+class Sizes(Columns):
     """Every tensor's shape and size at one batch.
 
     Attributes
@@ -61,7 +60,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lowered:
+class Lowered(Columns):
     """A graph as flat arrays; the only thing kernels ever see.
 
     All arrays are C-contiguous, read-only int64. Ops are numbered in program order, tensors in the order in
@@ -220,8 +219,7 @@ class Lowered:
                            counts)  # fmt: skip
         if status:
             raise ShapeError(f"{self.op_names[op]} ({self.op_kinds[op]}): 2**62 multiply-accumulates or more")
-        counts.setflags(write=False)
-        return counts
+        return frozen(counts)
 
     @property
     def weight_dtype(self) -> I64:

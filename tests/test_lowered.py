@@ -1,6 +1,9 @@
 """Lowering and fusion."""
 
+import pickle
+
 import naive
+import numpy as np
 import pytest
 from hypothesis import given
 from strategies import graphs
@@ -142,3 +145,19 @@ def test_real_nets_equal_the_oracles(name):
         assert plan_inference(graph, inplace=mode).timeline.tolist() == naive.timeline(
             graph, graph.nodes(), inplace=mode
         )
+
+
+def test_pickled_copies_plan_the_same_on_read_only_arrays():
+    g = block()
+    plan = plan_inference(g, profile="torch_fx", batch=2)
+    for copy in (pickle.loads(pickle.dumps(g)), pickle.loads(pickle.dumps(lower(g)))):
+        again = plan_inference(copy, profile="torch_fx", batch=2)
+        assert again.timeline.tolist() == plan.timeline.tolist()
+        assert again.weight_bytes == plan.weight_bytes
+    net, thawed = pickle.loads(pickle.dumps(lower(g))), pickle.loads(pickle.dumps(plan))
+    for columns in (net, net.sizes, thawed, thawed._lives):
+        arrays = [a for f in type(columns).__slots__ if isinstance(a := getattr(columns, f), np.ndarray)]
+        assert len(arrays) > 2
+        assert not any(a.flags.writeable for a in arrays)
+    assert net._cache.keys() <= {"weight_dtype"}
+    assert thawed.to_dict() == plan.to_dict()

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cnnlive._kernels.liveness import first_violation, least_needs, live_at, live_ranges, peak_of
-from cnnlive._types import DTYPES, I64, ITEMSIZE, Shape, dtype_name
+from cnnlive._types import DTYPES, I64, ITEMSIZE, Columns, Shape, dtype_name, frozen
 from cnnlive.errors import DTypeError, GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import OVERWRITES, VIEW, Lowered, Sizes, check_batch, lower
@@ -49,7 +49,8 @@ class OpRow(NamedTuple):
     live_bytes: int
 
 
-class _Lives(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lives(Columns):
     """What does not change with the batch: which tensors share bytes, and when each buffer lives."""
 
     order: I64
@@ -61,7 +62,7 @@ class _Lives(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class InferencePlan:
+class InferencePlan(Columns):
     """What a network's inference costs in memory; made by :func:`plan_inference`.
 
     Attributes
@@ -325,11 +326,11 @@ def plan_inference(
     codes: I64 | None = None
     if dtype is None or isinstance(dtype, str):
         uniform = None if dtype is None else dtype_name(dtype)
-        nbytes = _frozen(sizes.numel * net.itemsizes(uniform))
+        nbytes = frozen(sizes.numel * net.itemsizes(uniform))
     else:
         uniform = None
         codes = _mixed(net, dtype, rules)
-        nbytes = _frozen(sizes.numel * np.array(list(ITEMSIZE.values()), np.int64)[codes])
+        nbytes = frozen(sizes.numel * np.array(list(ITEMSIZE.values()), np.int64)[codes])
     stored = uniform if weight_dtype is None else dtype_name(weight_dtype)
     parameter_bytes, statistic_bytes, counter_bytes = _weight_bytes(net, stored)
     buffer_bytes = statistic_bytes + counter_bytes if rules.batch_counters else statistic_bytes
@@ -340,7 +341,7 @@ def plan_inference(
         lives = _program_lives(net, rules, nbytes)
     else:
         lives = _lives(net, rules, nbytes, _read_order(net, order))
-    scratch = _frozen(net.index_bytes * sizes.numel[net.out_ptr[:-1]]) if rules.pool_indices else _zeros(net)
+    scratch = frozen(net.index_bytes * sizes.numel[net.out_ptr[:-1]]) if rules.pool_indices else _zeros(net)
     timeline = np.empty(net.n_ops, np.int64)
     peak, step = peak_of(lives.order, nbytes, lives.born, lives.dead, scratch, timeline)
     seen = np.full(net.n_tensors, -1, np.int64)
@@ -361,7 +362,7 @@ def plan_inference(
         net.op_names[lives.order[step]],
         bound,
         peak == bound,
-        _frozen(timeline),
+        frozen(timeline),
         lives.order,
         net,
         sizes,
@@ -385,16 +386,10 @@ def _rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | 
     return rules
 
 
-def _frozen(array: I64) -> I64:
-    """Return the array, read-only: a kernel is compiled for one kind of each argument."""
-    array.setflags(write=False)
-    return array
-
-
 def _zeros(net: Lowered) -> I64:
     zeros = net._cache.get("zeros")
     if zeros is None:
-        zeros = net._cache["zeros"] = _frozen(np.zeros(net.n_ops, np.int64))
+        zeros = net._cache["zeros"] = frozen(np.zeros(net.n_ops, np.int64))
     return zeros
 
 
@@ -456,7 +451,7 @@ def _program_lives(net: Lowered, rules: Profile, nbytes: I64) -> _Lives:
 def _program(net: Lowered) -> I64:
     order = net._cache.get("program")
     if order is None:
-        order = net._cache["program"] = _frozen(np.arange(net.n_ops, dtype=np.int64))
+        order = net._cache["program"] = frozen(np.arange(net.n_ops, dtype=np.int64))
     return order
 
 
@@ -466,7 +461,7 @@ def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
     buffer, uses, born, dead = (np.zeros(n, np.int64) for _ in range(4))
     live_ranges(order, net.in_ptr, net.in_idx, net.out_ptr, share, net.reads, held, nbytes,
                 rules.inplace == "dead", buffer, uses, born, dead)  # fmt: skip
-    return _Lives(order, share, held, _frozen(buffer), _frozen(born), _frozen(dead))
+    return _Lives(order, share, held, frozen(buffer), frozen(born), frozen(dead))
 
 
 def _share(net: Lowered, rules: Profile) -> tuple[I64, I64]:
@@ -478,7 +473,7 @@ def _share(net: Lowered, rules: Profile) -> tuple[I64, I64]:
         # by alias code: own bytes, view, asked in place, may overwrite input 0, may overwrite either
         table = np.array([0, 1, 0 if rules.inplace == "never" else 1, 2 if dead else 0, 3 if dead else 0], np.int64)
         kinds = np.array([0, 6 if rules.keeps_inputs else 2, 1], np.int64)
-        found = net._cache[key] = (_frozen(table[net.alias]), _frozen(kinds[net.kind] | (net.is_output * 4)))
+        found = net._cache[key] = (frozen(table[net.alias]), frozen(kinds[net.kind] | (net.is_output * 4)))
     return found
 
 
@@ -507,7 +502,7 @@ def _read_order(net: Lowered, order: Sequence[int] | Sequence[str]) -> I64:
     if len(seen) != net.n_ops:
         missing = next(op for op in range(net.n_ops) if op not in seen)
         raise OrderError(f"the order leaves out {net.op_names[missing]}: it has {len(seen)} of {net.n_ops} ops")
-    array = _frozen(np.array(numbers, np.int64))
+    array = frozen(np.array(numbers, np.int64))
     op, earlier = first_violation(array, net.in_ptr, net.in_idx, net.producer, net.before_ptr, net.before_idx,
                                   np.empty(net.n_ops, np.int64))  # fmt: skip
     if op >= 0:
