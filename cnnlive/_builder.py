@@ -845,6 +845,10 @@ class Builder:
         """Take a range of one or more dimensions, as Python slices do."""
         return self._one("slice", x, dim=dim, start=start, stop=stop, step=step, name=name)
 
+    def gather(self, x: Tensor, index: Tensor, dim: int = 1, *, name: str | None = None) -> Tensor:
+        """Take the entries of one dimension that an index names; for an index of one dimension, index_select."""
+        return self._one("gather", x, index, dim=dim, name=name)
+
     def pad(self, x: Tensor, pad: Sequence[int], mode: str = "constant", *, name: str | None = None) -> Tensor:
         """Pad (or crop with negative counts): (left, right, top, bottom, ...), the last dimension first."""
         return self._one("pad", x, pad=pad, mode=mode, name=name)
@@ -916,6 +920,12 @@ class Builder:
     def amax(self, x: Tensor, dim: Ints | None = None, keepdim: bool = False, *, name: str | None = None) -> Tensor:
         """Maximum over dimensions; None: all but the batch."""
         return self._one("amax", x, dim=dim, keepdim=keepdim, name=name)
+
+    def vector_norm(
+        self, x: Tensor, ord: float = 2.0, dim: Ints | None = None, keepdim: bool = False, *, name: str | None = None
+    ) -> Tensor:
+        """Norm over dimensions; None: all but the batch."""
+        return self._one("vector_norm", x, ord=ord, dim=dim, keepdim=keepdim, name=name)
 
     def identity(self, x: Tensor, *, name: str | None = None) -> Tensor:
         """Hand the input on."""

@@ -84,6 +84,8 @@ def promote(dtypes: tuple[str, ...]) -> str:
     floats = {d for d in dtypes if d in FLOATING}
     if floats == {"float16", "bfloat16"}:
         return "float32"
+    if {"int8", "uint8"} <= set(dtypes) <= {"int8", "uint8", "bool"}:
+        return "int16"
     return max(floats or set(dtypes), key=lambda d: (ITEMSIZE[d], d))
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 __all__ = [
     "AttributeValueError",
     "CnnliveError",
@@ -21,6 +23,21 @@ __all__ = [
     "UnknownOperatorError",
     "UnknownProfileError",
 ]
+
+
+def close_names(name: object, known: Collection[str]) -> str:
+    """Return ``"; did you mean a or b?"``, or nothing where no known name is close.
+
+    Examples
+    --------
+    >>> close_names("vgg61", ["vgg16", "alexnet"])
+    '; did you mean vgg16?'
+    """
+    import difflib  # noqa: PLC0415 - only for the message
+
+    known = list(known)[:10_000]
+    close = difflib.get_close_matches(str(name), known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 class CnnliveError(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -287,7 +288,8 @@ class Graph(Builder):
         name : str, optional
             Name of the node inside the current scope.
         tied : str or mapping of role to str, optional
-            Node whose parameters this op shares, or one node per role (``weight``, ``bias``, ``buffer``).
+            Node whose parameters this op shares, or one node per role (``weight``, ``bias``, ``buffer``). That node
+            holds, in whatever role, something of as many elements; it may be this one, in a role that is not tied.
         **attrs
             The operator's attributes.
 
@@ -395,7 +397,10 @@ class Graph(Builder):
 
     @staticmethod
     def _infer_dtypes(entry: Operator, inputs: Sequence[Tensor], values: Mapping[str, Any], n: int) -> tuple[str, ...]:
-        first = values["dtype"] if entry.dtype == "attribute" else promote(tuple([t.dtype for t in inputs]))
+        if entry.dtype == "attribute":
+            first = values["dtype"]
+        else:
+            first = inputs[0].dtype if entry.dtype == "first" else promote(tuple([t.dtype for t in inputs]))
         if n > 1 and entry.indices:
             return (first, *["int64"] * (n - 1))
         return (first,) * n
@@ -416,16 +421,21 @@ class Graph(Builder):
                 raise GraphError(
                     f"{name} ({entry.name}): tied names the role {role!r}; allowed: {', '.join(sorted(roles))}"
                 )
-            if other not in self._shapes:
+            if other == name:
+                theirs = tuple(w for w in mine if w.role not in table)
+            elif other in self._shapes:
+                source = [self._shapes[u][o] for u, o in self._sources(other)]
+                data = self._nx.nodes[other]
+                theirs = weights_of(operator(data["op"]), source, data)
+            else:
                 raise GraphError(f"{name} ({entry.name}): tied to {other!r}, which is not an op added before")
-            source = [self._shapes[u][o] for u, o in self._sources(other)]
-            data = self._nx.nodes[other]
-            theirs = [w.shape for w in weights_of(operator(data["op"]), source, data) if w.role == role]
-            if theirs != [w.shape for w in mine if w.role == role]:
-                raise GraphError(
-                    f"{name} ({entry.name}): tied to {other!r}, whose {role} has the shapes {theirs}, "
-                    f"not {[w.shape for w in mine if w.role == role]}"
-                )
+            sizes = {math.prod(w.shape) for w in theirs}
+            for w in mine:
+                if w.role == role and math.prod(w.shape) not in sizes:
+                    raise GraphError(
+                        f"{name} ({entry.name}): tied to {other!r}, which holds nothing of as many elements as the "
+                        f"{w.name} of {w.shape}; it holds {[t.shape for t in theirs]}"
+                    )
         return table
 
     def output(self, *tensors: Tensor) -> None:

@@ -59,7 +59,7 @@ class Sizes(Columns):
     numel: I64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Lowered(Columns):
     """A graph as flat arrays; the only thing kernels ever see.
 
@@ -131,6 +131,9 @@ class Lowered(Columns):
     sizes: Sizes
     counts: I64
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<Lowered {self.name!r}: {self.n_ops:,} ops, {self.n_parameters:,} parameters>"
 
     @property
     def n_ops(self) -> int:
@@ -280,8 +283,8 @@ def check_batch(batch: object) -> int:
     ShapeError
         If it is not an integer >= 1.
     """
-    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
-        raise ShapeError(f"batch={batch!r}; allowed: an integer >= 1")
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch < _LIMIT:
+        raise ShapeError(f"batch={batch!r}; allowed: an integer >= 1, below 2**62")
     return int(batch)
 
 
@@ -319,7 +322,9 @@ def lower(graph: Graph | Lowered) -> Lowered:
     if isinstance(graph, Lowered):
         return graph
     if not isinstance(graph, Graph):
-        raise GraphError(f"{graph!r} is neither a Graph nor a Lowered")
+        raise GraphError(
+            f"{graph!r} is neither a Graph nor a Lowered; cnnlive.zoo.load and cnnlive.read_onnx make a Graph of a name"
+        )
     kept = graph._lowered
     if kept is not None and kept[0] == graph.version:
         return kept[1]  # type: ignore[no-any-return]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
-from cnnlive.errors import UnknownProfileError
+from cnnlive.errors import GraphError, UnknownProfileError
 
-__all__ = ["PROFILES", "Inplace", "Profile", "profile_of"]
+__all__ = ["INPLACE", "PROFILES", "Inplace", "Profile", "profile_of"]
 
 Inplace = Literal["graph", "dead", "never"]
+INPLACE: Final[tuple[str, ...]] = get_args(Inplace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Profile:
     keeps_inputs: bool = False
     pool_indices: bool = False
     batch_counters: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a way of working in place that does not exist."""
+        if self.inplace not in INPLACE:
+            raise GraphError(f"inplace={self.inplace!r}; allowed: {', '.join(map(repr, INPLACE))}")
 
 
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(

@@ -165,6 +165,30 @@ def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=
     return steps
 
 
+def least_needs(graph, *, inplace="graph", keeps_inputs=False, pool_indices=False):
+    """Bytes that the neediest op needs by itself: its distinct inputs, outputs and scratch, and inputs kept for good.
+
+    What an op in place saves is taken as saved wherever one of its inputs has the size of its output.
+    """
+    home = {}  # tensor -> the tensor whose bytes it shares
+    kept = {(n, 0) for n in graph.nodes() if graph.op_of(n) == "input" and (keeps_inputs or (n, 0) in outputs(graph))}
+    most = 0
+    for n in graph.nodes():
+        op, read = graph.op_of(n), sources(graph, n)
+        written = [(n, t.output) for t in graph.tensors_of(n)]
+        shares = op in VIEWS or (graph.attributes(n).get("inplace") and inplace != "never")
+        for t in written:
+            home[t] = home[read[0]] if shares else t
+        may = inplace == "dead" and op in FIRST | EITHER
+        saved = shares or (may and any(nbytes(graph, s) == nbytes(graph, written[0]) for s in read))
+        needed = kept | {home[s] for s in read} | (set() if saved else set(written))
+        scratch = 0
+        if pool_indices and op in MAX_POOLS and len(written) == 1:
+            scratch = 8 * math.prod(graph.tensors_of(n)[0].shape)
+        most = max(most, scratch + sum(nbytes(graph, t) for t in needed if graph.op_of(t[0]) != "parameter"))
+    return most
+
+
 def weight_elements(graph):
     """(parameters, buffers, counters), from the definition of each layer."""
     parameters = buffers = counters = 0

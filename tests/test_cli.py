@@ -103,6 +103,21 @@ def test_the_reasons_add_up_to_the_difference(net, how, profile):
     assert rule["nbytes"] == sum(rule["terms"].values())
 
 
+def test_types_may_be_mixed(tiny_file, tiny):
+    data = answer("inference", tiny_file, "--dtype", "int8", "--dtype-of", "a=float16", "--dtype-of", "s:0=float32")
+    types = {"*": "int8", "a": "float16", "s:0": "float32"}
+    plan = cnnlive.plan_inference(tiny, dtype=types)
+    assert data["peak_bytes"] == plan.peak_bytes
+    assert data["dtype"] == types
+    assert data["rule_of_thumb"]["terms"]["weights"] == tiny.n_parameters
+    assert {row["name"]: row["output_bytes"] for row in answer("ops", tiny_file, "--dtype-of", "b=int8")["ops"]}[
+        "b"
+    ] == 256
+    text = run("inference", tiny_file, "--dtype-of", "b=int8").stdout
+    assert "float32 and int8" in text.splitlines()[0]
+    assert re.search(r"^  b +256 B +256 B +1x4x8x8 +int8 ", text, re.M)
+
+
 def test_the_rule_takes_the_type_of_the_weights_too():
     whole = answer("inference", "alexnet", "--dtype", "float16")
     mixed = answer("inference", "alexnet", "--dtype", "float16", "--weight-dtype", "int8")
@@ -155,6 +170,13 @@ def test_the_trained_graph_can_be_asked_for():
     assert len(answer("inference", "googlenet", "--train")["order"]) > len(answer("inference", "googlenet")["order"])
 
 
+def test_the_order_of_a_plan_is_read_back(tiny_file, tmp_path):
+    (tmp_path / "order").write_text("b\na\nr\ns\n")
+    first = run("inference", tiny_file, "--order", tmp_path / "order", "--json").stdout
+    (tmp_path / "plan.json").write_text(first)
+    assert run("inference", tiny_file, "--order", tmp_path / "plan.json", "--json").stdout == first
+
+
 @pytest.mark.parametrize("form", ["lines", "json"])
 def test_an_order_is_read_from_a_file(tiny, tiny_file, tmp_path, form):
     order = ["b", "a", "r", "s"]
@@ -165,8 +187,17 @@ def test_an_order_is_read_from_a_file(tiny, tiny_file, tmp_path, form):
 def test_an_order_that_is_none_is_an_error(tiny_file, tmp_path):
     (tmp_path / "order").write_text("s\na\nb\nr\n")
     assert "before" in complaint("inference", tiny_file, "--order", tmp_path / "order")
-    (tmp_path / "order").write_text("[1, 2")
-    assert "JSON list" in complaint("inference", tiny_file, "--order", tmp_path / "order")
+    for text, words in {
+        "[1, 2": "is not JSON",
+        "[1, 2]": "is no execution order",
+        '{"a": 1}': "is no execution order",
+        " \n": "is empty; allowed: op names",
+        "aa\nb": "order: the order names 'aa', which is not an op of the network",
+    }.items():
+        (tmp_path / "order").write_text(text)
+        assert words in complaint("inference", tiny_file, "--order", tmp_path / "order")
+    (tmp_path / "order").write_bytes(b"\xff\xfe\x00")
+    assert "is not text" in complaint("inference", tiny_file, "--order", tmp_path / "order")
     assert "No such file" in complaint("inference", tiny_file, "--order", tmp_path / "nowhere")
 
 
@@ -182,12 +213,13 @@ def test_the_timeline_lists_every_step(tiny_file, tiny):
 
 def test_ops_are_listed_in_order_with_their_sums():
     lines = run("ops", "alexnet").stdout.splitlines()
-    rows = [line.split() for line in lines[3:-3]]
+    rows = [line.split() for line in lines[3:-4]]
     plan = cnnlive.plan_inference(cnnlive.zoo.load("alexnet"))
     assert [r[1] for r in rows] == [r.name for r in plan.ops]
     assert [int(r[-1].replace(",", "")) for r in rows] == plan.timeline.tolist()
-    assert "61,100,840 parameters" in lines[-2]
-    assert f"({plan.activation_peak_bytes:,} B)" in lines[-1]
+    assert "61,100,840 parameters" in lines[-3]
+    assert f"({plan.activation_peak_bytes:,} B)" in lines[-2]
+    assert "in place" in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +237,7 @@ def test_the_zoo_lists_every_network():
     assert sorted(n for members in families.values() for n in members) == cnnlive.zoo.names()
     text = run("zoo").stdout
     assert all(name in text for name in cnnlive.zoo.names())
-    assert answer("zoo", "--family", "vgg")["families"] == {"vgg": cnnlive.zoo.names("vgg")}
+    assert answer("zoo", "--family", "vgg")["families"] == {"vgg": list(cnnlive.zoo.families()["vgg"])}
 
 
 def test_the_zoo_says_what_a_network_takes():
@@ -213,19 +245,30 @@ def test_the_zoo_says_what_a_network_takes():
     assert data["arguments"] == json.loads(json.dumps(cnnlive.zoo.arguments("resnet18")))
     assert data["parameters"] == 11_689_512
     assert data["inputs"] == [{"name": "input", "shape": [1, 3, 224, 224], "dtype": "float32"}]
-    assert "--set resolution" in run("zoo", "resnet18").stdout
+    text = run("zoo", "resnet50").stdout
+    typed = re.findall(r"--set (\S+)$", text, re.M)
+    assert "blocks=3,4,6,3" in typed
+    assert cli._settings(typed) == cnnlive.zoo.arguments("resnet50")
+
+
+@pytest.mark.parametrize("net", cnnlive.zoo.names())
+def test_what_the_zoo_shows_of_arguments_can_be_typed(net):
+    defaults = cnnlive.zoo.arguments(net)
+    assert cli._settings([f"{key}={cli._as_typed(value)}" for key, value in defaults.items()]) == defaults
 
 
 def test_operators_are_listed():
     names = [row["name"] for row in answer("operators")["operators"]]
     assert names == sorted(cnnlive.ops.OPERATORS)
     assert [row["name"] for row in answer("operators", "conv2d")["operators"]] == ["conv2d"]
-    assert "kernel_size" in run("operators", "conv2d").stdout
+    assert re.search(r"^ +kernel_size: 2 ints$", run("operators", "conv2d").stdout, re.M)
 
 
 def test_profiles_are_listed():
     assert [p["name"] for p in answer("profiles")["profiles"]] == list(cnnlive.PROFILES)
-    assert all(name in run("profiles").stdout for name in cnnlive.PROFILES)
+    text = run("profiles").stdout
+    assert all(f"\n{p.name} " in text and p.summary in text for p in cnnlive.PROFILES.values())
+    assert re.search(r"^keeps_inputs +no +yes +the caller", text, re.M)
 
 
 def test_the_version_is_that_of_the_package():
@@ -247,7 +290,16 @@ def test_the_version_is_that_of_the_package():
         (["inference", "vgg16", "--batch", "x"], "not a valid integer"),
         (["inference", "vgg16", "--dtype", "float7"], "float32, float16"),
         (["inference", "vgg16", "--profile", "paper"], "ideal, torch_fx"),
-        (["inference", "vgg16", "--inplace", "maybe"], "'graph', 'dead', 'never'"),
+        (["inference", "vgg16", "--batch", "9" * 30], "allowed: an integer >= 1"),
+        (["inference", ""], "NET is empty"),
+        (["inference", "vgg16", "--dtype-of", "features.0"], "NAME=TYPE"),
+        (["inference", "vgg16", "--dtype-of", "features.0=int7"], "unknown dtype 'int7'"),
+        (["inference", "vgg16", "--dtype-of", "feature.0=int8"], "did you mean features.0"),
+        (["inference", "vgg16", "--inplace", "maybe"], "'--inplace': 'maybe' is not one of 'graph', 'dead', 'never'"),
+        (["inference", "vgg16", "--set", "train=true"], "--train"),
+        (["inference", "vgg16", "--set", "name=x"], "takes no argument 'name'"),
+        (["inference", "vgg16", "--set", "num_classes=10**3"], "allowed: an integer >= 1"),
+        (["inference", "resnet", "--set", "depth=10**9"], "depth='10**9'; allowed"),
         (["inference", "vgg16", "--set", "resolution"], "KEY=VALUE"),
         (["inference", "vgg16", "--set", "depth=3"], "takes no argument 'depth'"),
         (["inference", "vgg16", "--set", "resolution=7"], "does not fit"),
@@ -260,7 +312,11 @@ def test_the_version_is_that_of_the_package():
         (["ops", "vgg16", "--sort", "size"], "--sort"),
         (["zoo", "resnet5"], "did you mean"),
         (["zoo", "--family", "vgh"], "allowed: "),
+        (["zoo", "vgg16", "--family", "vgg"], "exclude each other"),
+        (["zoo", "model.onnx"], "cnnlive inference model.onnx"),
         (["operators", "conv"], "did you mean"),
+        (["vgg16"], "'cnnlive inference vgg16'"),
+        (["model.onnx"], "'cnnlive inference model.onnx'"),
         (["guess"], "No such command"),
         (["--fast"], "No such option"),
     ],
@@ -274,6 +330,45 @@ def test_a_damaged_file_is_one_line(tmp_path):
     assert "a.json" in complaint("inference", tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{\n")
     assert "not JSON" in complaint("inference", tmp_path / "a.json")
+
+
+def test_an_open_shape_is_asked_for_by_the_name_of_the_option(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info
+    shape = ["N", 3, "H", "W"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["data"], ["y"])], "g", [value("data", 1, shape)], [value("y", 1, shape)]
+    )
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "a.onnx")
+    assert "give it: --input-shape data=..." in complaint("inference", tmp_path / "a.onnx")
+    words = complaint("inference", tmp_path / "a.onnx", "--input-shape", "x=1,3,8,8")
+    assert "--input-shape names 'x', which is not an input; allowed: data" in words
+    data = answer("inference", tmp_path / "a.onnx", "--input-shape", "data=1,3,8,8", "--batch", 2)
+    assert data["input_bytes"] == 2 * 3 * 8 * 8 * 4
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.json"])
+@pytest.mark.parametrize("content", [b"", b"some text\n", bytes(range(256)) * 8, b"[" * 100_000])
+def test_what_is_no_network_is_one_line(tmp_path, name, content):
+    if name == "a.onnx":
+        pytest.importorskip("onnx")
+    (tmp_path / name).write_bytes(content)
+    assert name in complaint("inference", tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert "directory" in complaint("inference", tmp_path / name)
+    assert "neither an .onnx nor a .json file" in complaint("inference", tmp_path / "folder")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "cnnlive", "zoo"], check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 2
+    assert result.stderr == "cnnlive: error: No space left on device\n"
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
@@ -334,7 +429,10 @@ def test_piped_output_has_no_escapes_and_cuts_no_name():
         ["inference", "resnet50"],
         ["ops", "densenet121"],
         ["zoo"],
+        ["zoo", "resnet50"],
         ["operators"],
+        ["operators", "conv2d"],
+        ["profiles"],
     ],
 )
 def test_a_terminal_is_never_overflown(arguments, columns):
@@ -349,8 +447,38 @@ def test_colours_are_for_terminals_that_want_them():
 
 
 def test_the_report_fits_one_screen():
-    for net in ("vgg16", "resnet50", "densenet121"):
-        assert len(run("inference", net).stdout.splitlines()) <= 36
+    wide = {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+    for net in ("vgg16", "resnet50", "densenet121", "randwire", "mobilenet_v2"):
+        for profile in cnnlive.PROFILES:
+            how = ["inference", net, "--profile", profile]
+            assert len(run(*how, env=wide).stdout.splitlines()) <= 36
+            assert len(run(*how, env={**wide, "COLUMNS": "80"}).stdout.splitlines()) <= 40
+
+
+def test_a_narrow_table_keeps_what_is_alive():
+    narrow = {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "60"}
+    text = run("ops", "vgg16", "--limit", 3, env=narrow).stdout
+    assert re.search(r"live$", text.splitlines()[2])
+    assert re.search(r"^ +1 +features\.0 .* 12\.8 MiB$", text, re.M)
+
+
+def test_why_something_is_alive_is_said():
+    text = run("inference", "resnet50", "--profile", "torch_fx").stdout
+    for name, why in {
+        "layer1.0.bn3": "until layer1.1.add",
+        "layer1.0.downsample.0": "read here",
+        "layer1.0.downsample.1": "written here",
+        "input": "kept by the caller",
+    }.items():
+        assert re.search(rf"^  {re.escape(name)} .*\) +{why}$", text, re.M), name
+    assert "1 more tensor" not in text
+    assert "one more tensor is alive: layer1.0.bn3 until layer1.1.add" in text
+
+
+def test_commands_are_listed_as_people_meet_them():
+    text = run("--help").stdout
+    assert re.findall(r"^  (\w+) +[A-Z]", text, re.M)[-5:] == ["inference", "ops", "zoo", "operators", "profiles"]
+    assert "cnnlive inference mobilenet_v2 --dtype int8 --fuse\n" in run("inference", "--help").stdout
 
 
 def test_an_ascii_terminal_gets_ascii():

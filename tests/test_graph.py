@@ -134,6 +134,31 @@ def test_names_are_free_or_refused():
         (lambda g, x: g.relu(x, inplace=2), errors.AttributeValueError, "inplace=2; allowed: True or False"),
         (lambda g, x: g.softmax(x, "one"), errors.AttributeValueError, "dim='one'"),
         (lambda g, x: g.pad(x, (1, 1), mode="mirror"), errors.AttributeValueError, "'constant' or 'reflect'"),
+        # what PyTorch refuses, too
+        (lambda g, x: g.softmax(x, 4), errors.ShapeError, r"\(softmax\): dim=4 is outside"),
+        (lambda g, x: g.log_softmax(x, -5), errors.ShapeError, "dim=-5 is outside the 4 dimensions"),
+        (lambda g, x: g.pad(x, (8, 0), mode="reflect"), errors.ShapeError, "'reflect' reaches beyond a dimension of 8"),
+        (
+            lambda g, x: g.pad(x, (0, 9), mode="circular"),
+            errors.ShapeError,
+            "'circular' reaches beyond a dimension of 8",
+        ),
+        (lambda g, x: g.pad(x, (-5, -4, 0, 0)), errors.ShapeError, "crops more than there is"),
+        (lambda g, x: g.pad(x, (-10, 7)), errors.ShapeError, r"pad=\(-10, 7\) crops more"),
+        (lambda g, x: g.max_pool2d(x, 2, padding=2), errors.ShapeError, "windows of 2 .* in the padding alone"),
+        (lambda g, x: g.avg_pool2d(x, 3, padding=(0, 3)), errors.ShapeError, "in the padding alone"),
+        (
+            lambda g, x: g.conv_transpose2d(x, 2, 3, stride=2, output_padding=2),
+            errors.ShapeError,
+            r"output_padding=\(2, 2\) is not below stride=\(2, 2\) or dilation=\(1, 1\)",
+        ),
+        (lambda g, x: g.conv_transpose2d(x, 2, 3, padding=-1), errors.AttributeValueError, "padding=-1"),
+        (lambda g, x: g.interpolate(x, 3, mode="linear"), errors.ShapeError, "mode='linear' is for 3 dimensions"),
+        (lambda g, x: g.layer_norm(x, (1, 3, 8, 8)), errors.ShapeError, "takes in the batch"),
+        (lambda g, x: g.instance_norm1d(g.flatten(x)), errors.ShapeError, "allowed: 3 dimensions"),
+        (lambda g, x: g.local_response_norm(g.flatten(x), 5), errors.ShapeError, "one dimension more"),
+        (lambda g, x: g.channel_shuffle(g.flatten(x), 2), errors.ShapeError, "channels and one dimension more"),
+        (lambda g, x: g.gather(x, g.parameter((2,), "int64"), 4), errors.ShapeError, "dim=4 is outside"),
     ],
 )
 def test_errors_name_the_node_and_what_is_allowed(build, error, message):
@@ -194,7 +219,8 @@ def test_every_builder_method_reaches_its_operator():
     assert g.channel_shuffle(x[2], 2).shape == x[2].shape
     assert g.pixel_unshuffle(g.pixel_shuffle(x[2], 2), 2).shape == x[2].shape
     assert g.interpolate(x[2], 3).shape == g.interpolate(x[2], scale_factor=0.5).shape == (1, 4, 3, 3)
-    assert g.sum(x[2], 1).shape == g.amax(x[2], 1).shape == (1, 6, 6)
+    assert g.sum(x[2], 1).shape == g.amax(x[2], 1).shape == g.vector_norm(x[2], dim=1).shape == (1, 6, 6)
+    assert g.gather(x[2], g.parameter((2, 9), "int64", trainable=False), 1).shape == (1, 2, 9, 6, 6)
     assert g.cast(x[2], "half").dtype == "float16"
     assert g.matmul(x[2], g.parameter((6, 2))).shape == (1, 4, 6, 2)
     assert g.linear(x[1], 5).shape == (1, 4, 5)
@@ -243,9 +269,19 @@ def test_weights_are_shared_by_role_and_checked():
     g.conv2d(x, 4, 3, name="a")
     g.op("conv2d", x, out_channels=4, kernel_size=3, name="b", tied={"weight": "a"})
     assert g.n_parameters == 144 + 4 + 4
+    # of as many elements, in any role, also of the op itself
+    y = g.op("conv2d", x, out_channels=6, kernel_size=(2, 3), bias=False, tied={"weight": "a"})
+    g.op("batch_norm2d", y, name="n", tied={"buffer": "n"})
+    g.op("parameter", shape=(12, 12), tied={"weight": "a"})
+    assert (g.n_parameters, g.n_buffers) == (144 + 4 + 4 + 6 + 6, 0)
+    assert Graph.from_networkx(g.nx).to_dict() == Graph.from_dict(g.to_dict()).to_dict() == g.to_dict()
+    with pytest.raises(errors.GraphError, match="tied to 'alone', which holds nothing"):
+        g.op("batch_norm2d", x, name="alone", tied="alone")
     with pytest.raises(errors.GraphError, match="tied to 'nobody'"):
         g.op("conv2d", x, out_channels=4, kernel_size=3, tied="nobody")
-    with pytest.raises(errors.GraphError, match="whose weight has the shapes"):
+    with pytest.raises(
+        errors.GraphError, match=r"which holds nothing of as many elements as the weight of \(4, 4, 1, 1\)"
+    ):
         g.op("conv2d", x, out_channels=4, kernel_size=1, tied={"weight": "a"})
     with pytest.raises(errors.GraphError, match="the role 'mean'; allowed: bias, weight"):
         g.op("conv2d", x, out_channels=4, kernel_size=3, tied={"mean": "a"})
@@ -319,3 +355,247 @@ def test_looking_for_what_is_not_there_is_an_error():
             look("nope")
     assert "input" in g
     assert repr(g) == "<Graph '': 1 ops, 0 parameters>"
+
+
+def test_every_change_is_a_new_version_and_renews_what_was_derived():
+    g = Graph()
+    x = g.input((1, 3))
+    assert g.weights() is g.weights()
+    seen = [g.version]
+    g.linear(x, 2, name="fc")
+    seen.append(g.version)
+    assert g.n_parameters == 8
+    g.output(x)
+    seen.append(g.version)
+    assert seen == sorted(set(seen))
+    g.op("linear", x, out_features=2, tied="fc")
+    shared = {o.op: o.shared for o in g.weights()}
+    assert shared == {"fc": False, "linear": True}
+    assert g.n_parameters == 8
+    assert [o.weight.dtype for o in g.weights()] == [None] * 4
+    g.batch_norm1d(x)
+    assert [o.weight.dtype for o in g.weights()[-2:]] == [None, "int64"]  # the counter of batches
+
+
+def test_a_scope_ends_also_where_an_op_fails():
+    g = Graph()
+    x = g.input((1, 3))
+    with pytest.raises(errors.ShapeError), g.scope("block"):
+        g.conv2d(x, 1, 1)
+    assert g.relu(x).name == "relu"
+    with g.scope("block"):
+        g.relu(x, name="act")
+    assert "scope" not in g.attributes("block.act")
+
+
+def test_names_that_are_no_texts_are_refused():
+    hand = nx.DiGraph()
+    hand.add_node(7, op="input", shape=(1, 3))
+    with pytest.raises(errors.GraphError, match="a non-empty text as name, not 7"):
+        Graph.from_networkx(hand)
+    with pytest.raises(errors.GraphError, match="a non-empty text as name, not ''"):
+        Graph().input((1,), name="")
+
+
+def test_the_closest_legal_order_is_taken_and_a_legal_one_is_kept():
+    hand = nx.DiGraph(name="hand")
+    for name, op in {"y": "relu", "z": "relu", "x": "input", "w": "input"}.items():
+        hand.add_node(name, op=op, **({"shape": (1, 3)} if op == "input" else {}))
+    hand.add_edges_from([("x", "y"), ("w", "z")])
+    g = Graph.from_networkx(hand, name="other")
+    assert g.nodes() == ["x", "y", "w", "z"]  # an op as soon as it may, in the order of the nodes
+    assert [t.name for t in g.inputs] == ["x", "w"]
+    assert g.name == "other"
+    legal = Graph.from_networkx(g.nx)
+    assert legal.nodes() == g.nodes()
+    late = Graph()
+    a = late.input((1, 3), name="a")
+    late.input((1, 3), name="unread")
+    late.relu(a, name="b")
+    assert Graph.from_networkx(late.nx).nodes() == ["a", "unread", "b"]
+
+
+def test_edges_say_which_output_they_carry():
+    hand = nx.MultiDiGraph()
+    hand.add_node("x", op="input", shape=(1, 3))
+    hand.add_node("cut", op="split", sizes=(1, 2))
+    hand.add_node("y", op="relu")
+    hand.add_edge("x", "cut")
+    hand.add_edge("cut", "y", output=1)
+    g = Graph.from_networkx(hand)
+    assert [t.name for t in g.inputs_of("y")] == ["cut:1"]
+    assert g.tensors_of("y")[0].shape == (1, 2)
+    for outside in (-1, 2):
+        hand.edges["cut", "y", 0]["output"] = outside
+        with pytest.raises(errors.GraphError, match=f"'cut' has no output {outside}"):
+            Graph.from_networkx(hand)
+    hand.edges["cut", "y", 0]["output"] = 0
+    for outside in (("cut", 2), ("cut", -1), ("nope", 0)):
+        hand.graph["outputs"] = [outside]
+        with pytest.raises(errors.GraphError, match="listed under outputs"):
+            Graph.from_networkx(hand)
+
+
+def test_of_an_op_that_nobody_reads_all_outputs_count():
+    g = Graph()
+    a, b = g.chunk(g.input((1, 4)), 2, name="cut")
+    assert g.outputs[1].name == "cut:1"
+    assert [t.name for t in g.outputs] == [a.name, b.name]
+    g.relu(b, name="r")
+    assert [t.name for t in g.outputs] == ["r"]  # one piece is read: the other is no output by itself
+    assert repr(b) == "Tensor('cut:1', shape=(1, 2), dtype=float32)"
+
+
+def test_limits_are_inclusive():
+    g = Graph()
+    assert g.input((1,) * 6).shape == (1,) * 6
+    assert g.input((2**31, 2**31 - 1)).shape == (2**31, 2**31 - 1)
+    with pytest.raises(errors.ShapeError, match=r"has 4611686018427387904 elements; allowed: 1 to 2\*\*62 - 1"):
+        g.input((2**62,))
+    assert g.input((2**62 - 1,)).shape == (2**62 - 1,)
+
+
+@pytest.mark.parametrize(
+    ("padding", "canonical", "size"),
+    [
+        (0, ((0, 0), (0, 0)), (7, 5)),
+        ("valid", ((0, 0), (0, 0)), (7, 5)),
+        (1, ((1, 1), (1, 1)), (9, 7)),
+        ((1, 2), ((1, 1), (2, 2)), (9, 9)),
+        ([2, (0, 1)], ((2, 2), (0, 1)), (11, 6)),
+        (((1, 0), (0, 2)), ((1, 0), (0, 2)), (8, 7)),
+        ("same", "same_upper", (9, 7)),
+        ("same_lower", "same_lower", (9, 7)),
+    ],
+    ids=str,
+)
+def test_every_form_of_padding_is_read(padding, canonical, size):
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 9, 7)), 1, 3, padding=padding, name="y")
+    assert g.attributes("y")["padding"] == canonical
+    assert y.shape == (1, 1, *size)
+
+
+@pytest.mark.parametrize("padding", [-1, (1, 2, 3), ((1, 2, 3), 1), ((-1, 0), 0), (1.5, 0), None], ids=str)
+def test_what_is_no_padding_is_an_error(padding):
+    g = Graph()
+    with pytest.raises(errors.AttributeValueError, match="padding="):
+        g.conv2d(g.input((1, 1, 9, 7)), 1, 3, padding=padding)
+
+
+def test_a_size_to_pool_to_is_one_for_all_or_one_for_each_dimension():
+    g = Graph()
+    x = g.input((1, 1, 9, 7))
+    sizes = (3, None, (2, None), [None, 4])
+    assert [g.adaptive_avg_pool2d(x, s).shape[2:] for s in sizes] == [(3, 3), (9, 7), (2, 7), (9, 4)]
+    for wrong in ((1,), (1, 2, 3), 0, (1, 0)):
+        with pytest.raises(errors.AttributeValueError, match="output_size=.*an integer >= 1"):
+            g.adaptive_avg_pool2d(x, wrong)
+
+
+# What comes out, by hand, from PyTorch's definitions: (operator, input shape, attributes, output shapes).
+BY_HAND = [
+    ("conv1d", (2, 4, 9), {"out_channels": 6, "kernel_size": 3, "stride": 2}, [(2, 6, 4)]),  # (9 - 3) // 2 + 1
+    ("conv2d", (1, 3, 8, 9), {"out_channels": 5, "kernel_size": (3, 2), "dilation": (1, 4)}, [(1, 5, 6, 5)]),
+    ("conv2d", (1, 3, 8, 9), {"out_channels": 5, "kernel_size": 4, "stride": 3, "padding": "same"}, [(1, 5, 3, 3)]),
+    ("conv3d", (1, 1, 5, 6, 7), {"out_channels": 2, "kernel_size": 5, "padding": 2}, [(1, 2, 5, 6, 7)]),
+    # (n - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
+    ("conv_transpose1d", (1, 2, 4),
+     {"out_channels": 3, "kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "dilation": 2},
+     [(1, 3, 10)]),
+    ("conv_transpose2d", (1, 2, 4, 5), {"out_channels": 3, "kernel_size": 2, "stride": 2}, [(1, 3, 8, 10)]),
+    ("conv_transpose2d", (1, 2, 4, 5), {"out_channels": 3, "kernel_size": 5, "stride": (1, 3), "padding": "same"},
+     [(1, 3, 4, 15)]),
+    ("max_pool2d", (1, 2, 9, 8), {"kernel_size": 3}, [(1, 2, 3, 2)]),  # the stride is the kernel
+    ("max_pool2d", (1, 2, 9, 8), {"kernel_size": 3, "stride": (1, 2)}, [(1, 2, 7, 3)]),
+    ("max_pool2d", (1, 2, 9, 8), {"kernel_size": 3, "stride": (1, 2), "ceil_mode": True}, [(1, 2, 7, 4)]),
+    ("max_pool2d", (1, 2, 9, 8), {"kernel_size": 2, "stride": 1, "dilation": 3, "return_indices": True},
+     [(1, 2, 6, 5)] * 2),
+    ("avg_pool1d", (1, 2, 9), {"kernel_size": 4, "stride": 2, "padding": 1}, [(1, 2, 4)]),
+    ("avg_pool1d", (1, 2, 4), {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True}, [(1, 2, 2)]),
+    ("adaptive_max_pool1d", (1, 2, 9), {"output_size": 4}, [(1, 2, 4)]),
+    ("adaptive_max_pool2d", (1, 2, 9, 7), {"output_size": (None, 3), "return_indices": True}, [(1, 2, 9, 3)] * 2),
+    ("linear", (2, 3, 4), {"out_features": 5}, [(2, 3, 5)]),
+    ("split", (1, 7), {"sizes": 3}, [(1, 3), (1, 3), (1, 1)]),
+    ("split", (7, 2), {"sizes": (5, 2), "dim": -2}, [(5, 2), (2, 2)]),
+    ("chunk", (1, 10), {"chunks": 4}, [(1, 3), (1, 3), (1, 3), (1, 1)]),
+    ("chunk", (1, 5), {"chunks": 4}, [(1, 2), (1, 2), (1, 1)]),  # fewer than asked for, as in PyTorch
+    ("slice", (4, 9), {"dim": 1, "start": 2, "stop": -1, "step": 3}, [(4, 2)]),  # positions 2 and 5
+    ("slice", (4, 9), {"dim": 1, "start": None, "step": -4}, [(4, 3)]),  # positions 8, 4 and 0
+    ("slice", (4, 9), {"dim": 1, "start": 7, "stop": 0, "step": -3}, [(4, 3)]),  # positions 7, 4 and 1
+    ("slice", (4, 9), {"dim": (0, 1), "start": 1}, [(3, 8)]),  # one bound for both
+    ("pad", (1, 2, 5, 6), {"pad": (1, 2)}, [(1, 2, 5, 9)]),
+    ("pad", (1, 2, 5, 6), {"pad": (0, -1, 3, 0)}, [(1, 2, 8, 5)]),
+    ("reshape", (2, 6, 4), {"shape": (0, 3, -1)}, [(2, 3, 8)]),
+    ("reshape", (2, 6, 4), {"shape": (12, 4)}, [(12, 4)]),
+    ("reshape", (2, 6, 4), {"shape": (-1, 0)}, [(8, 6)]),
+    ("flatten", (2, 3, 4, 5), {}, [(2, 60)]),
+    ("flatten", (2, 3, 4, 5), {"start_dim": -3, "end_dim": -2}, [(2, 12, 5)]),
+    ("squeeze", (1, 3, 1, 1), {}, [(1, 3)]),  # the batch stays
+    ("squeeze", (1, 3, 1, 1), {"dim": (0, 1, -1)}, [(3, 1)]),  # a dimension that is not 1 stays, as in PyTorch
+    ("unsqueeze", (2, 3), {"dim": (0, -1)}, [(1, 2, 3, 1)]),
+    ("permute", (2, 3, 4), {"dims": (-1, 0, 1)}, [(4, 2, 3)]),
+    ("transpose", (2, 3, 4), {"dim0": 0, "dim1": -1}, [(4, 3, 2)]),
+    ("expand", (2, 1, 4), {"shape": (5, -1, 3, 0)}, [(5, 2, 3, 4)]),
+    ("channel_shuffle", (1, 6, 2), {"groups": 3}, [(1, 6, 2)]),
+    ("pixel_shuffle", (1, 18, 2, 4), {"upscale_factor": 3}, [(1, 2, 6, 12)]),
+    ("pixel_unshuffle", (1, 2, 6, 12), {"downscale_factor": 3}, [(1, 18, 2, 4)]),
+    ("interpolate", (1, 2, 5, 7), {"scale_factor": (2, 0.5)}, [(1, 2, 10, 3)]),
+    ("interpolate", (1, 2, 5, 7), {"size": (3, 11)}, [(1, 2, 3, 11)]),
+    ("mean", (2, 3, 4, 5), {}, [(2,)]),  # all but the batch
+    ("mean", (2, 3, 4, 5), {"dim": (-1, 1), "keepdim": True}, [(2, 1, 4, 1)]),
+    ("amax", (2, 3, 4, 5), {"dim": 2}, [(2, 3, 5)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "shape", "attributes", "outputs"), BY_HAND, ids=str)
+def test_shapes_are_those_of_pytorch(op, shape, attributes, outputs):
+    g = Graph()
+    g.op(op, g.input(shape), name="y", **attributes)
+    assert [t.shape for t in g.tensors_of("y")] == outputs
+
+
+def test_concatenation_adds_one_dimension_and_broadcasting_stretches_ones():
+    g = Graph()
+    a, b, c = g.input((2, 3, 4)), g.input((2, 5, 4)), g.input((1, 4))
+    assert g.concat([a, b, a]).shape == (2, 11, 4)
+    assert g.concat([a, a], dim=-1).shape == (2, 3, 8)
+    assert g.add(a, c).shape == g.add(c, a).shape == (2, 3, 4)
+    assert g.mul(g.input((3, 1)), c).shape == (3, 4)
+    assert g.add_n([c, b, g.input((5, 1))]).shape == (2, 5, 4)
+    with pytest.raises(errors.ShapeError, match="do not broadcast"):
+        g.add(a, b)
+    with pytest.raises(errors.ShapeError, match="differ outside the concatenated dimension 2"):
+        g.concat([a, b], dim=2)
+
+
+def test_a_factor_has_to_divide_height_and_width():
+    for shape in ((1, 1, 6, 7), (1, 1, 7, 6)):
+        g = Graph()
+        with pytest.raises(errors.ShapeError, match="not multiples of downscale_factor=3"):
+            g.pixel_unshuffle(g.input(shape), 3)
+
+
+def test_a_literal_batch_in_a_reshape_follows_the_batch():
+    g = Graph()
+    x = g.input((2, 6))
+    g.reshape(x, (2, 3, 2), name="kept")
+    assert g.attributes("kept")["shape"] == (0, 3, 2)
+    g.reshape(x, (6, 2), name="literal")
+    assert g.attributes("literal")["shape"] == (6, 2)
+    g.reshape(x, (-1, 3), name="rest")
+    assert g.attributes("rest")["shape"] == (-1, 3)
+
+
+def test_a_window_fits_exactly_or_not_at_all():
+    g = Graph()
+    x = g.input((1, 2, 4, 3))
+    fitting = (4, 3)
+    assert g.conv2d(x, 1, fitting).shape == g.avg_pool2d(g.conv2d(x, 1, 1), fitting).shape == (1, 1, 1, 1)
+    for larger in ((5, 3), (4, 4)):
+        i = int(larger == (4, 4))
+        with pytest.raises(errors.ShapeError, match=f"a kernel of {larger[i]} .* along spatial dimension {i}"):
+            g.conv2d(x, 1, larger)
+        for pool in (g.max_pool2d, g.avg_pool2d):
+            with pytest.raises(errors.ShapeError, match=f"a window of {larger[i]} .* along spatial dimension {i}"):
+                pool(x, larger)

@@ -333,6 +333,8 @@ CASES = {
     "reduce_mean_18": (node("ReduceMean", "x a", keepdims=0), X, [ints("a", -1, 2)], 18),
     "reduce_sum": (node("ReduceSum", "x a", keepdims=0), X, [ints("a", 1)], 13),
     "reduce_max_all": (node("ReduceMax", "x"), X, [], 13),
+    "reduce_l2": (node("ReduceL2", "x", axes=[2, 3]), X, [], 13),
+    "reduce_l1_all": (node("ReduceL1", "x", keepdims=1), X, [], 18),
     "reduce_noop": (node("ReduceSum", "x", noop_with_empty_axes=1), X, [], 13),
     "dropout": (node("Dropout", "x", "y mask"), X, [], 7),
     "dropout_13": (node("Dropout", "x r"), X, [stored("r", fill=0.25)], 13),
@@ -646,11 +648,93 @@ def test_a_gemm_of_two_activations_is_a_product_and_a_sum():
     assert [graph.op_of(n) for n in graph.nodes()] == ["input", "transpose", "matmul", "add"]
 
 
-def test_a_matrix_shared_with_its_transpose_is_a_clear_error():
+def test_a_matrix_shared_with_its_transpose_counts_once():
     nodes = [node("Gemm", "x w", "p"), node("Gemm", "p w", transB=1)]
-    proto = model(nodes, (2, 5), [stored("w", 5, 7)])
-    with pytest.raises(ReadError, match=r"y \(Gemm\): the weight 'w' is stored once and used in two shapes"):
-        cnnlive.read_onnx(proto)
+    graph = compare_with_onnx(model(nodes, (2, 5), [stored("w", 5, 7)]))
+    assert graph.n_parameters == cnnlive.lower(graph).n_parameters == 35
+    assert graph.nx.nodes["y"]["tied"] == {"weight": "p"}
+
+
+def test_a_shared_weight_is_tied_to_the_op_that_holds_it_not_to_one_of_its_shape():
+    nodes = [node("Conv", "x a", "p"), node("Conv", "x b", "q"), node("Conv", "q b")]
+    graph = cnnlive.read_onnx(model(nodes, X, [stored("a", 4, 4, 1, 1), stored("b", 4, 4, 1, 1)]))
+    assert graph.nx.nodes["y"]["tied"] == {"weight": "q"}
+    assert graph.n_parameters == 32
+
+
+def test_an_untrained_normalisation_whose_equal_vectors_are_stored_once_still_folds():
+    # Exporters store equal tensors once: before training scale and variance are ones, bias and mean zeros.
+    nodes = [node("Conv", "x w", "p"), node("BatchNormalization", "p one zero zero one", "q"), node("Relu", "q")]
+    graph = cnnlive.read_onnx(model(nodes, X, [stored("w", 8, 4, 3, 3), stored("one", 8), stored("zero", 8, fill=0)]))
+    assert (graph.n_parameters, graph.n_buffers) == (8 * 4 * 9 + 16, 0)
+    assert graph.nx.nodes["q"]["tied"] == {"buffer": "q"}
+    assert cnnlive.lower(graph).fused().op_names == ("x", "p+q+y")
+
+
+# ---------------------------------------------------------------------------------- what exporters write
+
+
+def test_a_gather_of_scattered_or_many_indices_is_a_copy():
+    for index in (ints("i", 0, 2, 3), stored("i", 1, 2, 2, dtype=np.int64)):
+        graph = compare_with_onnx(model(node("Gather", "x i", axis=1), X, [index]))
+        assert [graph.op_of(n) for n in graph.nodes()] == ["input", "parameter", "gather"]
+        assert graph.n_buffers == math.prod(index.dims)
+        assert graph.outputs[0].dtype == "float32"
+        plan = cnnlive.plan_inference(graph, batch=3)
+        assert plan.output_bytes == 3 * 4 * math.prod(graph.outputs[0].shape[1:])
+
+
+def test_an_index_stored_outside_the_file_is_read_by_its_shape(tmp_path):
+    proto = model(node("Gather", "x i", axis=1), X, [ints("i", 0, 1)])
+    onnx.save(proto, tmp_path / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert cnnlive.read_onnx(tmp_path / "net.onnx").outputs[0].shape == (X[0], 2, *X[2:])
+
+
+def test_padding_that_the_file_computes_and_clips_is_folded():
+    # TensorFlow's "same" padding in PyTorch: max(0, what the window lacks), computed from the input's shape.
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Sub", "s big", "less"),
+        node("Clip", "less zero ", "pads0"),
+        node("Slice", "pads0 two four", "spatial"),
+        node("Concat", "none spatial none one2", "pads", axis=0),
+        node("Pad", "x pads"),
+    ]
+    numbers = [ints("big", 1, 1, 100, 4), stored("zero", fill=0, dtype=np.int64), ints("two", 2), ints("four", 4),
+               ints("none", 0, 0), ints("one2", 1, 1)]  # fmt: skip
+    graph, _ = reader._read(model(nodes, (1, 4, 9, 7), numbers))
+    assert graph.outputs[0].shape == (1, 4, 0 + 9 + 1, 3 + 7 + 1)
+
+
+def test_a_clip_of_a_constant_by_attributes_is_folded():
+    nodes = [
+        node("Clip", "f", "g", min=0.0, max=3.0),
+        node("Cast", "g", "s", to=TensorProto.INT64),
+        node("Tile", "x s"),
+    ]
+    graph = cnnlive.read_onnx(model(nodes, (2, 6), [numpy_helper.from_array(np.array([1, 7], np.float32), "f")], 10))
+    assert graph.outputs[0].shape == (2, 18)
+
+
+def test_weights_that_the_file_standardises_count_once_and_are_no_activations():
+    nodes = [
+        node("Reshape", "w flat", "rows"),
+        node("BatchNormalization", "rows gain zero zero one", "standard"),
+        node("Reshape", "standard back", "weight"),
+        node("Conv", "x weight"),
+    ]
+    vectors = [stored(n, 8) for n in ("gain", "zero", "one")]
+    numbers = [ints("flat", 1, 8, -1), ints("back", 8, 4, 3, 3)]
+    graph = compare_with_onnx(model(nodes, X, [stored("w", 8, 4, 3, 3), *vectors, *numbers]))
+    assert graph.nodes() == ["x", "y"]
+    assert graph.n_parameters == 8 * 4 * 9
+
+
+def test_a_constant_cast_like_an_activation_is_a_constant():
+    nodes = [node("CastLike", "zero x", "z"), node("Expand", "z n", "b"), node("Conv", "x w b")]
+    graph = compare_with_onnx(model(nodes, X, [stored("zero", fill=0), ints("n", 8), stored("w", 8, 4, 3, 3)]))
+    assert graph.nodes() == ["x", "y"]
+    assert graph.n_parameters == 8 * 4 * 9 + 8
 
 
 # ---------------------------------------------------------------------------------- names, inputs, outputs
@@ -880,7 +964,6 @@ WRONG = {
     "empty reshape": (model(node("Reshape", "x s", allowzero=1), X, [ints("s", 0, 5)]), "allowzero=1"),
     "computed shape": (model(node("Reshape", "x x"), X), "the shape 'x' is computed while the network runs"),
     "resized channels": (model(*resize(18, scales=[1, 2, 1, 1])), "spatial dimensions only"),
-    "scattered gather": (model(node("Gather", "x i", axis=1), X, [ints("i", 0, 2, 3)]), "evenly spaced"),
     "gather outside": (model(node("Gather", "x i", axis=1), X, [ints("i", 7)]), "each from -4 to 3"),
     "split": (model(node("Split", "x s", "y z", axis=1), X, [ints("s", 1, 1)]), r"y \(split\).*add up to 2"),
     "split parts": (model(node("Split", "x s", "y z", axis=1), X, [ints("s", 4)]), "1 parts for 2 outputs"),
@@ -966,3 +1049,26 @@ def test_a_damaged_file_either_reads_or_is_a_clear_error():
         except CnnliveError:
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 50
+
+
+def test_a_graph_is_named_as_asked_or_after_the_file_or_as_inside_it(tmp_path):
+    proto = model(node("Relu", "x"), X)
+    path = tmp_path / "my.onnx"
+    path.write_bytes(proto.SerializeToString())
+    names = [cnnlive.read_onnx(s).name for s in (path, str(path), path.read_bytes(), proto)]
+    assert names == ["my.onnx", "my.onnx", "net", "net"]
+    assert cnnlive.read_onnx(path, name="mine").name == "mine"
+    assert cnnlive.read_onnx(memoryview(path.read_bytes())).to_dict() == cnnlive.read_onnx(proto).to_dict()
+
+
+def test_what_is_approximated_keeps_every_byte():
+    x = (1, 2, 9, 9)
+    dilated = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2], dilations=[2, 3])
+    graph = cnnlive.read_onnx(model(dilated, x, (), 22))
+    assert graph.attributes("y")["kernel_size"] == (5, 4)  # from the first to the last position
+    assert graph.outputs[0].shape == (1, 2, 5, 6)
+    assert cnnlive.read_onnx(model(helper.make_node("Celu", ["x"], ["y"], alpha=2.0), x)).op_of("y") == "elu"
+    gemm = helper.make_node("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=2.0, transB=1)
+    graph = cnnlive.read_onnx(model(gemm, (3, 4), [stored("w", 5, 4), stored("b", 5)]))
+    assert graph.nodes() == ["x", "y"]
+    assert (graph.op_of("y"), graph.n_parameters, graph.outputs[0].shape) == ("linear", 25, (3, 5))

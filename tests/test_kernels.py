@@ -102,6 +102,7 @@ ONE_OP = {
     "sum": ((2, 3, 4, 5), {"dim": None}),
     "amax": ((2, 3, 4), {"dim": 0}),
     "cast": ((2, 3), {"dtype": "int8"}),
+    "gather": ((2, 4, 6), {}),
 }
 
 
@@ -342,3 +343,98 @@ def test_codes_of_the_rules_are_what_the_kernel_branches_on():
         "resize": 14, "split": 15, "slice": 16, "pad": 17, "squeeze": 18, "unsqueeze": 19, "pixel_shuffle": 20,
         "expand": 21,
     }  # fmt: skip
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_a_matrix_product_counts_a_multiplication_per_output_and_inner_position():
+    g = Graph()
+    g.matmul(g.input((2, 3, 5, 7)), g.parameter((7, 4)))
+    assert lower(g).macs() == (2 * 3 * 5 * 4) * 7
+    g = Graph()
+    g.matmul(g.input((5, 7)), g.parameter((6, 7, 4)))  # six products of one matrix
+    assert lower(g).macs() == (6 * 5 * 4) * 7
+
+
+def test_every_role_is_counted_where_it_is_owned():
+    g = Graph()
+    x = g.input((1, 4, 8, 8))
+    conv = {"out_channels": 4, "kernel_size": 3}
+    g.op("conv2d", x, **conv, name="c")
+    g.op("conv2d", x, **conv, tied={"weight": "c"})
+    g.op("conv2d", x, **conv, tied={"bias": "c"})
+    g.op("batch_norm2d", x, name="n")
+    g.op("batch_norm2d", x, tied={"buffer": "n"})
+    g.op("batch_norm2d", x, tied={"counter": "n"})
+    g.op("batch_norm2d", x, tied="n")
+    net = lower(g)
+    # weights, biases, running statistics, batch counters
+    assert net.counts[1:, 1:].tolist() == [
+        [144, 4, 0, 0], [0, 4, 0, 0], [144, 0, 0, 0],
+        [4, 4, 8, 1], [4, 4, 0, 1], [4, 4, 8, 0], [0, 0, 0, 0],
+    ]  # fmt: skip
+    assert (net.n_parameters, net.n_buffers) == (g.n_parameters, g.n_buffers) == (148 + 4 + 144 + 3 * 8, 16)
+
+
+def test_lives_by_hand():
+    # p is stored, x comes in, a reads both, v looks at a, r takes over what v was the last to look at.
+    p, x, a, v, r = range(5)
+    nbytes, held, share = [8] * 5, [1, 2, 0, 0, 4], [0, 0, 0, 1, 2]
+    buffer, uses, born, dead = (np.full(5, -7) for _ in range(4))  # filled, whatever was there
+    liveness.live_ranges(
+        column([p, x, a, v, r]), column([0, 0, 0, 2, 3, 4]), column([x, p, a, v]), column(range(6)), column(share),
+        column([1, 1, 1, 1, 0]), column(held), column(nbytes), True, buffer, uses, born, dead,
+    )  # fmt: skip
+    assert buffer.tolist() == [p, x, a, a, a]
+    assert born.tolist() == [0, 0, 2, 0, 0]  # an input lives from the first step
+    assert dead.tolist() == [0, 3, 5, 0, 0]  # an output to the end; what is stored or shared has no life of its own
+
+
+def test_an_order_that_violates_nothing_has_no_ops_to_name():
+    nothing = np.empty(2, np.int64)
+    found = liveness.first_violation(
+        column([0, 1]), column([0, 0, 1]), column([0]), column([0, 1]), column([0, 0, 0]), column([]), nothing
+    )
+    assert found == (-1, -1)
+    assert nothing.tolist() == [0, 1]
+
+
+def test_a_product_whose_inner_dimension_is_the_batch_fits_one_batch_only():
+    g = Graph()
+    g.matmul(g.input((3, 3)), g.input((3, 3)))
+    assert lower(g).sizes_at(3).numel.tolist() == [9, 9, 9]
+    with pytest.raises(errors.ShapeError, match=r"matmul \(matmul\) at batch 2: the shapes are impossible"):
+        lower(g).sizes_at(2)  # 2 x 3 and 2 x 3
+
+
+def test_dimensions_of_one_at_the_end_do_not_make_two_shapes_equal():
+    g = Graph()
+    column_of_four, row_of_four = g.input((4, 1)), g.parameter((4,))
+    g.add(column_of_four, row_of_four, name="table")
+    assert_shapes_equal_the_rules(g)
+    assert g.outputs[0].shape == (4, 4)
+
+
+def test_a_product_has_the_rows_of_the_first_and_the_columns_of_the_second():
+    g = Graph()
+    for first, second, product in (
+        ((5, 7), (7, 4), (5, 4)),
+        ((2, 3, 5, 7), (7, 4), (2, 3, 5, 4)),
+        ((5, 7), (2, 3, 7, 4), (2, 3, 5, 4)),
+        ((2, 1, 5, 7), (3, 7, 4), (2, 3, 5, 4)),
+    ):
+        assert g.matmul(g.input(first), g.parameter(second)).shape == product
+    assert_shapes_equal_the_rules(g)
+
+
+@pytest.mark.parametrize("factors", [(0.1, 1.0), (1.0, 0.1)])
+def test_a_factor_that_leaves_nothing_of_any_dimension_is_refused(factors):
+    columns = RULES["resize"].encode([(1, 1, 50, 50)], {"size": None, "scale_factor": factors})
+    assert propagate([0, 14], [[1, 1, 50, 50], columns], [[], [0]], [1, 1])[:2] == (0, 2)
+    assert propagate([0, 14], [[1, 1, 9, 9], columns], [[], [0]], [1, 1])[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(("batch", "first"), [(0, 5), (1, 1), (7, 7)])
+def test_a_batch_replaces_the_first_dimension_and_0_keeps_it(batch, first):
+    assert propagate([0], [[5, 3]], [[]], [1], batch=batch)[3].tolist() == [[first, 3, 1, 1, 1, 1]]

@@ -161,3 +161,85 @@ def test_pickled_copies_plan_the_same_on_read_only_arrays():
         assert not any(a.flags.writeable for a in arrays)
     assert net._cache.keys() <= {"weight_dtype"}
     assert thawed.to_dict() == plan.to_dict()
+
+
+def test_all_parameters_together_stay_below_2_to_the_62_bytes_exactly():
+    def wide(out):
+        g = Graph()
+        g.linear(g.input((1, 2**30)), out, bias=False)
+        return g
+
+    assert lower(wide(2**29 - 1)).n_parameters == 2**30 * (2**29 - 1)
+    with pytest.raises(errors.LoweringError, match=r"parameters together take 2\*\*62 bytes or more"):
+        lower(wide(2**29))  # 2**59 numbers of 8 bytes
+
+
+def test_columns_by_hand():
+    g = Graph()
+    x = g.input((3, 2, 4, 4), name="x")
+    p = g.parameter((2, 1, 1), "float16", name="p")
+    y = g.conv2d(x, 2, 1, name="c")
+    y = g.relu(g.batch_norm2d(y, name="n"), inplace=True, name="r")
+    y = g.mul(y, p, name="m")
+    y = g.prelu(y, name="q")
+    pooled = g.max_pool2d(y, 2, name="pool")
+    z, _ = g.max_pool2d_with_indices(y, 2, name="with")
+    a, b = g.chunk(g.add(pooled, z, name="sum"), 2, name="cut")
+    g.concat([b, a], name="cat")
+    net = lower(g)
+    columns = {n: i for i, n in enumerate(net.op_names)}
+    assert {n: int(net.alias[i]) for n, i in columns.items()} == {
+        "x": 0, "p": 0, "c": 0, "n": 3, "r": 2, "m": 4, "q": 3, "pool": 0, "with": 0, "sum": 4, "cut": 1, "cat": 0,
+    }  # fmt: skip
+    assert {n: int(net.fold[i]) for n, i in columns.items() if net.fold[i]} == {"c": 1, "n": 2, "r": 3}
+    assert {n: int(net.index_bytes[i]) for n, i in columns.items() if net.index_bytes[i]} == {"pool": 8}
+    names = [net.tensor_name(t) for t in range(net.n_tensors)]
+    assert names == ["x", "p", "c", "n", "r", "m", "q", "pool", "with", "with:1", "sum", "cut", "cut:1", "cat"]
+    assert net.kind.tolist() == [1, 2] + [0] * 12
+    assert net.reads.tolist() == [1, 1, 1, 1, 1, 1, 2, 1, 1, 0, 1, 1, 1, 0]
+    assert net.is_output.tolist() == [0] * 13 + [1]  # indices that nobody reads are no output
+    assert net.producer.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 10, 10, 11]
+    assert net.batch == 3
+    assert net.macs() == net.macs(3) == 3 * 32 * 2
+    assert net.macs(5) == 5 * 32 * 2
+
+
+def test_a_net_without_inputs_has_a_batch_of_one():
+    g = Graph()
+    g.relu(g.parameter((4, 2)))
+    assert lower(g).batch == 1
+    assert plan_inference(g, batch=7).activation_peak_bytes == 4 * 2 * 4
+
+
+def test_only_ops_that_read_the_bytes_have_to_run_before_one_that_overwrites_them():
+    g = Graph()
+    y = g.conv2d(g.input((1, 2, 2, 2), name="x"), 2, 1, name="y")
+    flat = g.flatten(y, name="flat")
+    g.linear(flat, 1, name="a")
+    g.tanh(y, name="b")
+    g.relu(y, inplace=True, name="r")
+    net = lower(g)
+    before = {
+        net.op_names[i]: [net.op_names[b] for b in net.before_idx[net.before_ptr[i] : net.before_ptr[i + 1]]]
+        for i in range(net.n_ops)
+    }
+    assert {n: sorted(rows) for n, rows in before.items() if rows} == {"r": ["a", "b"]}
+
+
+def test_the_last_few_batches_are_kept():
+    net = lower(block())
+    assert net.sizes_at(net.batch) is net.sizes
+    three = net.sizes_at(3)
+    for batch in range(10, 17):
+        net.sizes_at(batch)
+    assert net.sizes_at(3) is three
+
+
+def test_an_order_may_put_a_view_that_nobody_reads_anywhere():
+    g = Graph()
+    y = g.conv2d(g.input((1, 2, 2, 2), name="x"), 2, 1, name="y")
+    g.flatten(y, name="unread")
+    r = g.relu(y, inplace=True, name="r")
+    g.output(r)
+    for order in (["y", "unread", "r"], ["y", "r", "unread"]):
+        assert plan_inference(g, order=order).activation_peak_bytes == 2 * 32

@@ -145,3 +145,152 @@ def test_in_place_and_to_one_position_other_things_are_kept():
     assert [operator("leaky_relu").saved({"inplace": i}) for i in (False, True)] == [("input",), ("output",)]
     pool = operator("adaptive_avg_pool2d")
     assert [pool.saved({"output_size": s}) for s in ((1, 1), (1, 2))] == [(), ("input",)]
+
+
+@pytest.mark.parametrize("column", ["shape", "weights", "macs", "alias", "folds", "dtype"])
+def test_a_word_that_the_table_does_not_know_is_an_error(column):
+    words = {"shape": "same", column: "guess"}
+    with pytest.raises(errors.AttributeValueError, match=f"operator 'mine': {column}='guess'; allowed: '"):
+        Operator(name="mine", summary="", **words)
+
+
+@pytest.mark.parametrize("value", ["10**9", "three", 1.5, float("inf"), float("nan"), None, True])
+def test_what_is_no_integer_is_told_what_is_allowed(value):
+    g = Graph()
+    with pytest.raises(errors.AttributeValueError, match="allowed: an integer >= 1$"):
+        g.linear(g.input((1, 3)), value)
+
+
+def test_every_summary_is_a_sentence():
+    for entry in OPERATORS.values():
+        assert entry.summary.endswith("."), entry.name
+
+
+def test_a_registered_operator_counts_no_products_unless_it_says_so(registered):
+    conv = operator("conv2d")
+    for name, macs in {"lookup": "none", "my_conv": "conv"}.items():
+        registered(
+            name=name, summary="Has the weights of a convolution.", attributes=dict(conv.attributes), shape="conv",
+            weights="conv", macs=macs, folds="base",
+        )  # fmt: skip
+    g = Graph()
+    x = g.input((1, 4, 6, 6))
+    g.op("lookup", x, out_channels=2, kernel_size=3)
+    assert (lower(g).n_parameters, lower(g).macs()) == (4 * 2 * 9 + 2, 0)
+    g.op("my_conv", x, out_channels=2, kernel_size=3)
+    assert (lower(g).n_parameters, lower(g).macs()) == (2 * (4 * 2 * 9 + 2), 2 * 4 * 4 * 4 * 9)
+
+
+def test_a_registered_operator_has_the_aliases_indices_and_types_that_it_says(registered):
+    registered(
+        name="mine", summary="Takes over either input.", shape="broadcast", inputs=(2, 2), alias="elementwise",
+        overwrites=(0, 1),
+    )  # fmt: skip
+    registered(name="second", summary="Takes over its first input alone.", shape="broadcast", inputs=(2, 2),
+               alias="elementwise", overwrites=(0,))  # fmt: skip
+    registered(name="peek", summary="A view.", shape="same", alias="view")
+    registered(name="top", summary="A maximum with indices.", shape="same", indices=True)
+    registered(name="to", summary="Casts.", shape="same", dtype="attribute",
+               attributes=dict(operator("cast").attributes))  # fmt: skip
+
+    def net(op):
+        g = Graph()
+        x = g.input((1, 1, 2, 2))
+        a, b = g.conv2d(x, 1, 1, name="a"), g.conv2d(x, 1, 1, name="b")
+        y = g.op(op, a, b, name="y")
+        return g, a, y
+
+    for op, home in {"mine": "b", "second": "y"}.items():
+        g, a, y = net(op)
+        g.output(a, y)  # the first input stays
+        assert plan_inference(g, inplace="dead").buffer_of["y"] == home
+    g = Graph()
+    x = g.input((1, 4), name="x")
+    y = g.op("top", g.op("peek", x, name="p"), name="t")
+    half = g.op("to", y, dtype="float16")
+    assert half.dtype == "float16"
+    assert plan_inference(g).buffer_of["p"] == "x"
+    assert plan_inference(g).timeline.tolist() == [16, 16, 32, 24]
+    assert plan_inference(g, profile="torch_fx").timeline.tolist() == [16, 16, 32 + 4 * 8, 16 + 16 + 8]
+
+
+def test_a_registered_operator_may_demand_more_than_its_shape_rule(registered):
+    def even(shapes, attrs):
+        if shapes[0][1] % 2:
+            raise errors.ShapeError("only even channels")
+
+    registered(name="fussy", summary="Fails.", shape="same", check=even)
+    registered(name="void", summary="Gives nothing.", shape=lambda shapes, attrs: ())
+    g = Graph()
+    g.op("fussy", g.input((1, 2)))
+    with pytest.raises(errors.ShapeError, match=r"odd \(fussy\): only even channels \[input shapes: \(1, 3\)\]"):
+        g.op("fussy", g.input((1, 3)), name="odd")
+    with pytest.raises(errors.ShapeError, match="gives no output"):
+        g.op("void", g.input((1, 3)))
+
+
+def test_a_registered_shape_scales_with_the_batch_only_where_it_is_a_multiple(registered):
+    registered(name="pairs", summary="Twice the batch, and a table.",
+               shape=lambda shapes, attrs: ((2 * shapes[0][0], 3), (5, 3), (shapes[0][0],)))  # fmt: skip
+    g = Graph()
+    g.op("pairs", g.input((2, 3)))
+    net = lower(g)
+    sizes = net.sizes_at(4)
+    assert [net.shape(t, sizes) for t in range(4)] == [(4, 3), (8, 3), (5, 3), (4,)]
+
+
+def test_a_registered_operator_says_how_many_inputs_it_takes(registered):
+    registered(name="one_or_two", summary="Takes one or two.", shape="broadcast", inputs=(1, 2))
+    registered(name="pair", summary="Takes two.", shape="broadcast", inputs=(2, 2))
+    registered(name="some", summary="Takes any number.", shape="broadcast", inputs=(2, None))
+    g = Graph()
+    x = g.input((1, 3))
+    for n in (1, 2):
+        g.op("one_or_two", *[x] * n)
+    for op, n, allowed in (("one_or_two", 0, "1 to 2"), ("one_or_two", 3, "1 to 2"), ("pair", 3, "2"),
+                           ("some", 1, "2 or more")):  # fmt: skip
+        with pytest.raises(errors.GraphError, match=rf"\({op}\): {n} inputs; allowed: {allowed}$"):
+            g.op(op, *[x] * n)
+    assert g.op("some", *[x] * 9).shape == (1, 3)
+
+
+@pytest.mark.parametrize("shapes", [(1, 3), None, ((1, 2.5),), "abc", [3]])
+def test_a_shape_function_that_returns_no_shapes_is_an_error(registered, shapes):
+    registered(name="mine", summary=".", shape=lambda _shapes, _attributes: shapes)
+    g = Graph()
+    with pytest.raises(errors.ShapeError, match="the shape function of mine returned"):
+        g.op("mine", g.input((1, 3)))
+
+
+@pytest.mark.parametrize("weights", [None, (1,), Weight("weight", "w", (3,))])
+def test_a_weight_function_that_returns_no_weights_is_an_error(registered, weights):
+    registered(name="mine", summary=".", shape="same", weights=lambda _shapes, _attributes: weights)
+    g = Graph()
+    x = g.input((1, 3))
+
+    def parameters():
+        g.op("mine", x)
+        return g.n_parameters
+
+    with pytest.raises(errors.AttributeValueError, match="allowed: a tuple of Weight"):
+        parameters()
+
+
+@pytest.mark.parametrize(("role", "shape"), [("wait", (3,)), ("weight", (-3,))])
+def test_a_weight_that_cannot_be_is_an_error(role, shape):
+    with pytest.raises(errors.AttributeValueError, match="weight 'w': role="):
+        Weight(role, "w", shape)
+
+
+def test_a_fused_op_writes_the_type_of_its_last_part(registered):
+    registered(
+        name="requantise", summary="Rounds to a type.", shape="same", folds="activation", dtype="attribute",
+        attributes=dict(operator("cast").attributes),
+    )  # fmt: skip
+    g = Graph()
+    x = g.conv2d(g.input((1, 1, 4, 4)), 2, 1, name="conv")
+    g.op("requantise", x, dtype="int8", name="q")
+    plan = plan_inference(g, fuse=True)
+    assert plan.timeline.tolist() == [64, 64 + 32]
+    assert [(b.name, b.dtype) for b in plan.buffers] == [("input", "float32"), ("conv+q", "int8")]
+    assert plan.weight_bytes == 4 * (2 + 2)  # the weights are floating as before

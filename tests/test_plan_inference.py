@@ -274,6 +274,102 @@ def test_types_per_op_reach_what_shares_the_bytes():
         plan_inference(g, dtype="int7")
 
 
+def test_types_per_tensor_and_for_the_rest():
+    g = Graph()
+    x = g.input((1, 1, 4, 4), name="x")
+    y, where = g.max_pool2d_with_indices(x, 2, name="pool")
+    g.output(g.conv2d(y, 1, 1, name="a"), where)
+    types = {"*": "float16", "x": "uint8", "pool:1": "int32"}
+    plan = plan_inference(g, dtype=types)
+    assert {b.name: b.dtype for b in plan.buffers} == {
+        "x": "uint8",
+        "pool": "float16",
+        "pool:1": "int32",
+        "a": "float16",
+    }
+    assert plan.timeline.tolist() == [16, 16 + 8 + 16, 8 + 16 + 8]
+    assert plan.weight_bytes == 2 * 2
+    assert plan.dtype == plan.to_dict()["dtype"] == types
+    assert plan_inference(g, dtype={**types, "pool:0": "int8"}).timeline.tolist() == [16, 16 + 4 + 16, 4 + 16 + 8]
+    # By the name of its op, a pool's values change and its indices do not.
+    whole = plan_inference(g, dtype={"pool": "int8"})
+    assert {b.name: b.dtype for b in whole.buffers} == {
+        "x": "float32",
+        "pool": "int8",
+        "pool:1": "int64",
+        "a": "float32",
+    }
+    with pytest.raises(errors.GraphError, match="'pool:2', and pool has outputs :0 to :1"):
+        plan_inference(g, dtype={"pool:2": "int8"})
+    with pytest.raises(errors.GraphError, match="'a:1', and a has output :0"):
+        plan_inference(g, dtype={"a:1": "int8"})
+    with pytest.raises(errors.GraphError, match="'pol', which is not an op of the network; did you mean pool"):
+        plan_inference(g, dtype={"pol": "int8"})
+
+
+def test_a_type_for_a_view_is_an_error_by_either_name():
+    g = Graph()
+    g.add(*g.split(g.conv2d(g.input((1, 1, 2, 2)), 4, 1), 2, name="split"))
+    for name in ("split", "split:0", "split:1"):
+        with pytest.raises(errors.DTypeError, match=r"\(split\) writes no bytes of its own"):
+            plan_inference(g, dtype={name: "int8"})
+
+
+def test_a_plan_says_what_it_was_asked():
+    net = lower(chain())
+    assert [(p.dtype, p.weight_dtype) for p in (
+        plan_inference(net), plan_inference(net, dtype="half"), plan_inference(net, dtype="int8", weight_dtype="fp16"),
+    )] == [(None, None), ("float16", None), ("int8", "float16")]  # fmt: skip
+    assert plan_inference(net).network is net
+    assert plan_inference(net, fuse=True).network is net.fused()
+    assert plan_inference(net, dtype="int8").to_dict()["dtype"] == "int8"
+
+
+@given(drawn=graphs_and_orders(), rules=RULES)
+def test_what_a_step_reads_and_writes_is_alive_then(drawn, rules):
+    graph, order = drawn
+    plan = plan_inference(graph, order=order, profile=rules)
+    net, buffer_of = plan.network, plan.buffer_of
+    stored = {net.tensor_name(t) for t in np.flatnonzero(net.kind == 2).tolist()}
+    for step, op in enumerate(plan.order.tolist()):
+        written = range(int(net.out_ptr[op]), int(net.out_ptr[op + 1]))
+        read = net.in_idx[net.in_ptr[op] : net.in_ptr[op + 1]].tolist()
+        for tensors, buffers in ((written, plan.writes_at(step)), (read, plan.reads_at(step))):
+            names = dict.fromkeys(buffer_of[net.tensor_name(t)] for t in tensors)
+            assert [b.name for b in buffers] == [n for n in names if n not in stored]
+            assert set(buffers) <= set(plan.live_at(step))
+    with pytest.raises(errors.OrderError, match="no step"):
+        plan.reads_at(len(plan.order))
+    assert stored or sum(b.nbytes for b in plan.outputs) == plan.output_bytes
+    assert sum(b.nbytes for b in plan.inputs) == plan.input_bytes
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ({"dtype": 3}, errors.DTypeError, "unknown dtype 3"),
+        ({"order": 3}, errors.OrderError, "order=3"),
+        ({"order": ["a", "bb"]}, errors.OrderError, "'bb', which is not an op"),
+        ({"fuse": "no"}, errors.GraphError, "fuse='no'"),
+        ({"batch": 10**30}, errors.ShapeError, "batch=1000"),
+        ({"profile": None}, errors.UnknownProfileError, "unknown profile None"),
+    ],
+)
+def test_a_wrong_argument_is_an_error_of_cnnlive(how, error, words):
+    with pytest.raises(error, match=words):
+        plan_inference(chain(), **how)
+
+
+def test_a_profile_that_cannot_be_is_an_error_at_once():
+    with pytest.raises(errors.GraphError, match=r"inplace='always'; allowed: 'graph', 'dead', 'never'"):
+        cnnlive.Profile("mine", "", inplace="always")
+
+
+def test_a_name_instead_of_a_network_is_told_how_to_load_one():
+    with pytest.raises(errors.GraphError, match=r"cnnlive\.zoo\.load"):
+        plan_inference("resnet50")
+
+
 def test_weights_may_have_a_type_of_their_own():
     plan = plan_inference(chain(), dtype="float16", weight_dtype="int8")
     assert plan.weight_bytes == 2 * 4 + 4 + 4 + 1
@@ -447,6 +543,176 @@ def test_sizes_past_32_bits_are_exact_and_past_62_bits_refused():
     # Uncompiled, the product that the kernel then finds too large warns first.
     with pytest.raises(errors.ShapeError, match=r"2\*\*62 elements or more"), np.errstate(over="ignore"):
         plan_inference(g, batch=2**28)
+
+
+# ------------------------------------------------------------------ promises of the docstrings
+
+
+@given(graph=graphs(), rules=RULES)
+def test_the_bound_is_what_the_neediest_op_needs(graph, rules):
+    needed = naive.least_needs(
+        graph, inplace=rules.inplace, keeps_inputs=rules.keeps_inputs, pool_indices=rules.pool_indices
+    )
+    assert plan_inference(graph, profile=rules).lower_bound == needed
+
+
+def test_the_bound_and_the_best_order_of_two_branches_by_hand():
+    # Each branch widens one channel to eight (128 bytes) and narrows it again (16 bytes).
+    g = Graph()
+    x = g.input((1, 1, 2, 2), name="x")
+    first, second = (g.conv2d(g.conv2d(x, 8, 1, name=n), 1, 1, name=f"{n}2") for n in "ab")
+    g.add(first, second, name="sum")
+    plan = plan_inference(g)
+    assert plan.timeline.tolist() == [16, 144, 160, 160, 160, 48]  # first a, then b; x dies with b
+    assert plan.lower_bound == 16 + 128
+    assert not plan.optimal
+    worse = plan_inference(g, order=["a", "b", "a2", "b2", "sum"])
+    assert worse.timeline.tolist() == [16, 144, 272, 272, 160, 48]
+    assert worse.lower_bound == plan.lower_bound  # it is of the network, not of the order
+    assert plan_inference(g, profile="torch_fx").lower_bound == 16 + 128 + 16  # x stays, also beside a and a2
+
+
+def test_scratch_is_part_of_what_an_op_needs():
+    g = Graph()
+    g.max_pool2d(g.input((1, 1, 4, 4)), 2)
+    plan = plan_inference(g, profile="torch_fx")
+    assert plan.lower_bound == plan.activation_peak_bytes == 64 + 16 + 4 * 8
+    assert plan.optimal
+    assert plan.scratch_at_peak == 32
+    assert "(scratch)" in str(plan)
+    assert "(scratch)" not in str(plan_inference(g))
+
+
+def test_the_first_of_two_dying_inputs_is_overwritten():
+    g = Graph()
+    x = g.input((1, 4, 2, 2))
+    a, b = g.conv2d(x, 4, 1, name="a"), g.conv2d(x, 4, 1, name="b")
+    g.add(a, b, name="sum")
+    assert plan_inference(g, inplace="dead").buffer_of["sum"] == "a"
+    g.output(a)  # it has to stay: then the second
+    g.output(g.add(a, b, name="again"))
+    assert plan_inference(g, inplace="dead").buffer_of["again"] == "b"
+
+
+def test_a_part_of_a_buffer_is_not_overwritten_as_if_it_were_the_whole():
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 2, 2)), 2, 1, name="y")  # 32 bytes
+    g.sigmoid(g.slice(y, 1, 0, 1), name="z")  # half of them
+    plan = plan_inference(g, inplace="dead")
+    assert plan.buffer_of["z"] == "z"
+    assert plan.timeline.tolist() == [16, 48, 32, 48]
+
+
+def test_what_is_alive_is_listed_the_largest_first():
+    assert [(b.name, b.nbytes) for b in plan_inference(chain()).live_at(1)] == [("a", 256), ("x", 128)]
+
+
+def test_buffers_say_when_and_what_they_are():
+    plan = plan_inference(chain(), batch=2)
+    assert [tuple(b) for b in plan.buffers] == [
+        ("x", 256, 0, 2, (2, 2, 4, 4), "float32"),
+        ("a", 512, 1, 4, (2, 4, 4, 4), "float32"),  # the ReLU works in it
+        ("b", 128, 3, 4, (2, 1, 4, 4), "float32"),
+    ]
+    assert plan.buffer_of == {"x": "x", "a": "a", "r": "a", "b": "b"}
+    assert plan.activation_bytes == 256 + 512 + 128
+    assert plan.macs == 2 * (4 * 16 * 2 + 16 * 4)
+    assert [b.dtype for b in plan_inference(chain(), dtype="half").buffers] == ["float16"] * 3
+
+
+def test_outputs_that_share_a_buffer_count_once():
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 2, 2)), 2, 1)
+    g.output(y, g.flatten(y))
+    plan = plan_inference(g)
+    assert (plan.input_bytes, plan.output_bytes) == (16, 32)
+
+
+def test_the_table_by_hand():
+    g = Graph()
+    x = g.input((1, 2, 4, 4), name="x")
+    with g.scope("body"):
+        y = g.relu(g.conv2d(x, 2, 1, name="a"), inplace=True, name="r")
+        y = g.op("conv2d", y, out_channels=2, kernel_size=1, name="b", tied="body.a")
+    y = g.mul(y, g.parameter((2, 1, 1), trainable=False, name="p"), name="m")
+    g.linear(g.flatten(y, name="f"), 3, name="fc")
+    plan = plan_inference(g, batch=2)
+    rows = [(r.step, r.name, r.op, r.scope, r.parameters, r.macs, r.output_bytes, r.live_bytes) for r in plan.ops]
+    assert rows == [
+        (0, "x", "input", "", 0, 0, 256, 256),
+        (1, "body.a", "conv2d", "body", 2 * 2 + 2, 2 * 32 * 2, 256, 512),
+        (2, "body.r", "relu", "body", 0, 0, 0, 256),
+        (3, "body.b", "conv2d", "body", 0, 2 * 32 * 2, 256, 512),  # shared parameters stand at their first op
+        (4, "p", "parameter", "", 2, 0, 0, 256),
+        (5, "m", "mul", "", 0, 0, 256, 512),
+        (6, "f", "flatten", "", 0, 0, 0, 256),
+        (7, "fc", "linear", "", 32 * 3 + 3, 2 * 32 * 3, 2 * 3 * 4, 256 + 24),
+    ]
+    assert plan.ops[7].input_shapes == ((2, 32),)
+    assert plan.ops[7].output_shapes == ((2, 3),)
+    assert (plan.parameter_bytes, plan.buffer_bytes) == (4 * (6 + 99), 4 * 2)
+    assert [r.name for r in plan_inference(branch(), order=["b", "a", "sum"]).ops] == ["x", "b", "a", "sum"]
+
+
+def test_one_type_is_that_of_the_weights_too_and_integers_keep_theirs():
+    g = Graph()
+    x = g.input((1, 2, 4, 4), "uint8", name="image")
+    x = g.mul(g.cast(x, "float32"), g.parameter((2, 1, 1), "int64"), name="m")
+    x = g.add(x, g.parameter((2, 1, 1), "float64"))
+    g.conv2d(x, 1, 1, name="c")
+    assert plan_inference(g).weight_bytes == 2 * 8 + 2 * 8 + (2 + 1) * 8  # the sum is float64, so is what reads it
+    assert plan_inference(g, dtype="float16").weight_bytes == 2 * 8 + 2 * 2 + 3 * 2
+    assert plan_inference(g, dtype="float16").input_bytes == 32
+    assert plan_inference(g, weight_dtype="int8").weight_bytes == 2 * 8 + 2 + 3
+    assert plan_inference(g, weight_dtype="int8").timeline.tolist() == plan_inference(g).timeline.tolist()
+    g = Graph()
+    g.conv2d(g.input((1, 2, 4, 4), "uint8"), 1, 1)  # integers in, integers out: the weights are float32
+    assert plan_inference(g).weight_bytes == 3 * 4
+    with pytest.raises(errors.DTypeError, match="unknown dtype 'int7'"):
+        plan_inference(g, weight_dtype="int7")
+
+
+def test_the_profile_says_whether_to_fuse_and_to_work_in_place_unless_the_caller_does():
+    fused, unfused, apart = [128, 384, 320], [128, 384, 256, 320], [128, 384, 512, 320]
+    mine = Profile(name="mine", summary="", fuse=True, inplace="never")
+    assert plan_inference(chain(), profile=mine).timeline.tolist() == fused
+    plan = plan_inference(chain(), profile=mine, fuse=False)
+    assert (plan.timeline.tolist(), plan.profile.fuse) == (apart, False)
+    plan = plan_inference(chain(), profile=mine, fuse=False, inplace=True)
+    assert (plan.timeline.tolist(), plan.profile.inplace) == (unfused, "graph")
+    assert plan_inference(chain(), inplace=False).timeline.tolist() == apart
+    assert mine.fuse  # a profile is never changed
+    assert mine.inplace == "never"
+
+
+def test_an_order_of_names_may_leave_stored_parameters_out_too():
+    g = Graph()
+    x = g.input((1, 2, 2, 2), name="x")
+    y = g.conv2d(x, 2, 1, name="y")
+    g.mul(y, g.parameter((2, 1, 1), name="p"), name="m")
+    assert plan_inference(g, order=["y", "m"]).order.tolist() == [0, 2, 1, 3]
+    assert plan_inference(g, order=["y", "p", "m"]).order.tolist() == [0, 1, 2, 3]
+    with pytest.raises(errors.OrderError, match="has op -1; allowed: 0 to 3"):
+        plan_inference(g, order=[0, 1, 2, -1])
+    with pytest.raises(errors.OrderError, match="has op 4; allowed: 0 to 3"):
+        plan_inference(g, order=[0, 1, 2, 4])
+
+
+def test_there_is_no_step_before_the_first_or_after_the_last():
+    plan = plan_inference(chain())
+    assert [b.name for b in plan.live_at(0)] == ["x"]
+    assert {b.name for b in plan.live_at(3)} == {"a", "b"}
+    for step in (-1, 4):
+        with pytest.raises(errors.OrderError, match=f"no step {step}; allowed: 0 to 3"):
+            plan.live_at(step)
+
+
+def test_all_tensors_together_stay_below_2_to_the_62_bytes_exactly():
+    g = Graph()
+    g.relu(g.input((1, 2**20, 2**15)))  # two tensors of 2**35 elements, taken as 8 bytes each
+    plan_inference(g, batch=2**23 - 1)
+    with pytest.raises(errors.ShapeError, match=rf"at batch {2**23} can take 4.61e\+18 bytes"):
+        plan_inference(g, batch=2**23)
 
 
 # ------------------------------------------------------------------ measured in PyTorch

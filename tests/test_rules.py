@@ -3,7 +3,7 @@
 import pytest
 
 import cnnlive
-from cnnlive import Graph, errors, rules_of_thumb
+from cnnlive import Graph, errors, lower, rules_of_thumb
 
 
 def test_the_three_rules_by_hand():
@@ -44,3 +44,35 @@ def test_a_net_of_one_map_has_one():
     g = Graph()
     g.linear(g.input((1, 4)), 2)
     assert rules_of_thumb(g)["inference"].terms["two_maps"] == 8
+
+
+def test_the_rules_name_themselves_in_words():
+    g = Graph()
+    g.linear(g.input((1, 4)), 2)
+    found = {k: (r.name, r.formula, r.words) for k, r in rules_of_thumb(g).items()}
+    assert found == {
+        "training_adam": ("training with Adam", "2w + B·ΣF + w + w",
+                          "two moments, every feature map of the batch, the weights and their gradients"),
+        "inference": ("inference", "w + max(F_i + F_{i+1})",
+                      "the weights and the two most expensive successive feature maps"),
+        "practitioner": ("practitioner", "B·(4·ΣF + input) + 4·params",
+                         "four times every feature map, the input, and four times the parameters"),
+    }  # fmt: skip
+
+
+def test_running_statistics_stored_operands_and_what_is_not_written_are_no_part_of_the_rules():
+    g = Graph()
+    x = g.conv2d(g.input((1, 1, 4, 4)), 1, 1, bias=False)  # 16
+    x = g.batch_norm2d(x)  # 16, with 2 parameters and 2 statistics
+    x = g.mul(x, g.parameter((1, 4, 4)))  # 16, and 16 parameters
+    x = g.conv2d(x, 4, 1)  # 64, the middle of the widest pair
+    x = g.conv2d(x, 2, 1)  # 32
+    x = g.relu(g.reshape(x, (0, -1)), inplace=True)
+    w = 1 + 2 + 16 + (4 + 4) + (4 * 2 + 2)
+    rules = rules_of_thumb(lower(g), dtype="half")
+    assert rules["inference"].nbytes == 2 * (w + 64 + 32)
+    assert rules["training_adam"].terms == {
+        "weights": 2 * w, "gradients": 2 * w, "moments": 4 * w, "feature_maps": 2 * (3 * 16 + 64 + 32)}  # fmt: skip
+    assert rules["practitioner"].terms["input"] == 2 * 16
+    with pytest.raises(errors.DTypeError, match="unknown dtype 'int7'"):
+        rules_of_thumb(g, dtype="int7")

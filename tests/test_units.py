@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnlive._types import DTYPES, ITEMSIZE, dtype_name
+from cnnlive._types import DTYPES, ITEMSIZE, dtype_name, promote
 from cnnlive.errors import CnnliveError, DTypeError, UnitError
 from cnnlive.units import format_bytes, format_count, parse_bytes
 
@@ -70,3 +70,40 @@ def test_every_error_is_a_cnnlive_error_and_a_builtin():
         assert issubclass(error, CnnliveError)
         if error is not CnnliveError:
             assert issubclass(error, ValueError | LookupError | ImportError | TypeError)
+
+
+def test_every_unit_is_a_power_of_1000_or_of_1024_in_any_case():
+    for unit, power in {"k": 1, "M": 2, "g": 3, "T": 4}.items():
+        for text in (unit, unit.swapcase(), f"{unit}B", f"{unit}b", f"{unit.swapcase()}B"):
+            assert parse_bytes(f"7{text}") == 7 * 1000**power
+        for text in (f"{unit}iB", f"{unit}ib", f"{unit}IB"):
+            assert parse_bytes(f"7{text}") == 7 * 1024**power
+    assert parse_bytes("7b") == parse_bytes(" 7 B ") == parse_bytes("7") == 7
+
+
+def test_amounts_are_rounded_down():
+    assert [parse_bytes(t) for t in ("1.9", "0.9999kB", "2.00048828124KiB", "1_0.5 B")] == [1, 999, 2048, 10]
+
+
+def test_units_change_where_the_digits_would_run_over():
+    nearly = [1023 * 1024, 1023.94 * 1024, 1023.96 * 1024, 9.99 * 2**20, 10 * 2**20, 1023.94 * 2**30, 1023.96 * 2**30]
+    assert [format_bytes(int(n)) for n in nearly] == [
+        "1023.0 KiB", "1023.9 KiB", "1.00 MiB", "9.99 MiB", "10.0 MiB", "1023.9 GiB", "1.00 TiB"]  # fmt: skip
+    assert [format_count(n) for n in (10_000, 999_940, 999_960, 999_940_000_000, 999_960_000_000)] == [
+        "10 k", "999.9 k", "1 M", "999.9 G", "1 T"]  # fmt: skip
+
+
+def test_elements_have_the_sizes_of_numpy():
+    assert ITEMSIZE["bfloat16"] == 2  # numpy has none
+    assert {d: n for d, n in ITEMSIZE.items() if d != "bfloat16"} == {
+        d: np.dtype(d).itemsize for d in ITEMSIZE if d != "bfloat16"}  # fmt: skip
+
+
+def test_mixed_types_promote_as_far_as_they_have_to():
+    assert promote(("int8", "int8")) == "int8"
+    assert promote(("uint8", "float16", "int64")) == "float16"
+    assert promote(("bfloat16", "float32")) == promote(("float16", "bfloat16", "float16")) == "float32"
+    assert promote(("float64", "float16", "bfloat16")) == "float64"
+    assert promote(("int32", "int16")) == "int32"
+    assert promote(("uint8", "int8")) == promote(("bool", "int8", "uint8")) == "int16"  # as in PyTorch
+    assert promote(("uint8", "int8", "int32")) == "int32"

@@ -39,6 +39,13 @@ def changed(plan, name, **life):
     return tuple(b._replace(**life) if b.name == name else b for b in plan.buffers)
 
 
+def stolen(plan, thief, home):
+    """The plan where an op takes over a buffer that lives to the end, as if a runtime had let it."""
+    buffers = tuple(b for b in changed(plan, home, dead=len(plan.order)) if b.name != thief)
+    profile = replace(plan.profile, inplace="dead")
+    return Tampered(plan, buffer_of=plan.buffer_of | {thief: home}, profile=profile, buffers=buffers)
+
+
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
@@ -72,13 +79,8 @@ def test_overwritten_bytes_are_not_read():
     x = g.input((1, 4), name="x")
     y = g.relu(x, name="y")
     g.add(y, x, name="sum")
-    plan = plan_inference(g)
-    stolen = Tampered(
-        plan, buffer_of=plan.buffer_of | {"y": "x"}, profile=replace(plan.profile, inplace="dead"),
-        buffers=tuple(b for b in plan.buffers if b.name != "y"),
-    )  # fmt: skip
     with pytest.raises(VerificationError, match="sum reads x after its bytes were overwritten"):
-        check_inference(g, stolen)
+        check_inference(g, stolen(plan_inference(g), "y", "x"))
 
 
 def test_orders_are_checked_by_name():
@@ -86,3 +88,70 @@ def test_orders_are_checked_by_name():
     check_order(g, g.nodes())
     with pytest.raises(VerificationError, match="r runs before z"):
         check_order(g, ["x", "y", "flat", "r", "z", "back", "sum", "pool"])
+
+
+def test_good_plans_pass_where_pieces_are_overwritten():
+    # Halves of a half: what works in one of them leaves the others as they were.
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 2, 2)), 4, 1, name="y")
+    left, right = g.chunk(y, 2)
+    upper, lower = g.chunk(g.identity(left), 2)
+    z = g.relu(upper, inplace=True)
+    g.output(g.concat([z, lower, right, g.mul(right, g.parameter((2, 1, 1)))]))
+    for mode in ("graph", "dead", "never"):
+        check_inference(g, plan_inference(g, inplace=mode))
+
+
+@pytest.mark.parametrize(
+    ("late", "overwritten"),
+    [
+        (lambda g, y, left, right: g.flatten(left, name="seen"), True),  # the same piece
+        (lambda g, y, left, right: g.chunk(left, 1, name="seen")[0], True),  # all of it, as one piece
+        (lambda g, y, left, right: g.chunk(y, 2, dim=2, name="seen")[0], True),  # another split may overlap
+        (lambda g, y, left, right: g.chunk(y, 2, dim=1, name="seen")[1], True),  # nothing is known of another split
+        (lambda g, y, left, right: g.identity(y, name="seen"), True),  # the whole
+        (lambda g, y, left, right: g.identity(right, name="seen"), False),  # the other piece
+        (lambda g, y, left, right: g.chunk(right, 2, name="seen")[0], False),  # and a piece of that
+    ],
+    ids=[
+        "same piece",
+        "all of it as one piece",
+        "split along another dimension",
+        "another split",
+        "the whole",
+        "the other piece",
+        "a piece of the other",
+    ],
+)
+def test_overwriting_a_piece_spares_the_other_pieces_of_that_split_alone(late, overwritten):
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 2, 2)), 4, 1, name="y")
+    left, right = g.chunk(y, 2, name="cut")
+    seen = late(g, y, left, right)
+    g.relu(left, name="z")
+    reader = g.sigmoid(seen, name="reader").name
+    # Where the bytes that are read are intact, only the timeline is not that of these buffers.
+    words = f"{reader} reads {seen.name} after its bytes were overwritten" if overwritten else "the timeline says"
+    with pytest.raises(VerificationError, match=words):
+        check_inference(g, stolen(plan_inference(g), "z", "y"))
+
+
+def test_an_op_in_place_has_to_share_and_an_output_has_to_stay_intact():
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 2, 2), name="x"), 1, 1, name="y")
+    g.relu(y, inplace=True, name="r")
+    plan = plan_inference(g)
+    with pytest.raises(VerificationError, match="r has to share the bytes of its input"):
+        check_inference(g, Tampered(plan, buffer_of=plan.buffer_of | {"r": "r"}))
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 2, 2), name="x"), 1, 1, name="y")
+    g.output(y, g.relu(y, name="r"))
+    with pytest.raises(VerificationError, match="the caller reads y after its bytes were overwritten"):
+        check_inference(g, stolen(plan_inference(g), "r", "y"))
+
+
+def test_what_is_stored_is_readable_at_any_time():
+    g = Graph()
+    p = g.parameter((1, 2, 4, 4), name="p")
+    g.output(g.add(g.input((1, 2, 4, 4)), p), p)
+    check_inference(g, plan_inference(g))

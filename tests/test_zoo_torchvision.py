@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cnnlive import zoo
-from cnnlive.errors import AttributeValueError, CnnliveError, ShapeError
+from cnnlive.errors import AttributeValueError, CnnliveError, ShapeError, UnknownNetError
 from cnnlive.graph import Graph
 from cnnlive.zoo import densenet as densenet_file
 from cnnlive.zoo import resnet as resnet_file
@@ -270,3 +270,20 @@ def test_plain_has_the_depth_asked_for(depth):
     g = vgg_file.plain(depth=depth, batch_norm=True)
     assert convs(g) + 1 == depth
     assert kinds(g)["batch_norm2d"] == depth - 1
+
+
+@pytest.mark.parametrize("family", zoo._FAMILIES)
+def test_every_network_is_built_at_a_batch_of_one_under_its_name(family):
+    name = zoo.names(family)[0]
+    graph = zoo.load(name)
+    assert graph.name == name
+    assert [t.shape[:2] for t in graph.inputs] == [(1, 3)]
+    assert {t.shape[0] for t in graph.outputs} == {1}
+
+
+def test_an_unknown_network_is_told_from_those_that_exist():
+    for ask in (zoo.load, zoo.arguments):
+        with pytest.raises(UnknownNetError, match=r"unknown network 'resnet51'; did you mean .*resnet50"):
+            ask("resnet51")
+    with pytest.raises(UnknownNetError, match="unknown family 'resnets'; allowed: alexnet, "):
+        zoo.names("resnets")

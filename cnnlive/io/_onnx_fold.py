@@ -20,7 +20,7 @@ from cnnlive.errors import ReadError
 if TYPE_CHECKING:
     from cnnlive.io.onnx import Node
 
-__all__ = ["FOLDS", "MAX_KNOWN", "Constant", "fold", "from_proto", "shape_of", "size_of"]
+__all__ = ["FOLDS", "MAX_KNOWN", "Constant", "cast_to", "fold", "from_proto", "shape_of", "size_of"]
 
 Array = NDArray[Any]
 MAX_KNOWN: Final = 4096  # elements; more than any shape computation has, less than most weights
@@ -237,6 +237,25 @@ def _tile(node: Node, args: Args) -> Sequence[Constant]:
 # ---------------------------------------------------------------------------------- arithmetic
 
 
+def _like_first(node: Node, args: Args) -> Sequence[Constant]:
+    """Return new elements in the shape of the first input, such as standardised weights."""
+    c = _first(args)
+    return [Constant(node.outputs[0], c.shape, c.dtype, c.trainable)]
+
+
+def _clip(node: Node, args: Args) -> Sequence[Constant]:
+    c = _first(args)
+    low, high = (_bound(node, args, i, key) for i, key in ((1, "min"), (2, "max")))
+    x = c.known()
+    cut = None if x is None else lambda: np.clip(x, low, high).astype(x.dtype)
+    return [_known_if(node.outputs[0], c.shape, c.dtype, c.trainable, cut)]
+
+
+def _bound(node: Node, args: Args, i: int, key: str) -> Any:
+    given = args[i] if len(args) > i else None
+    return node.attrs.get(key) if given is None else given.known()
+
+
 def _elementwise(function: Callable[..., Any], dtype: str = "") -> Fold:
     def run(node: Node, args: Args) -> Sequence[Constant]:
         parts = [c for c in args if c is not None]
@@ -281,7 +300,8 @@ def _reduce(function: Callable[..., Any]) -> Fold:
     return run
 
 
-def _cast_to(dtype: str, name: str, c: Constant) -> Constant:
+def cast_to(dtype: str, name: str, c: Constant) -> Constant:
+    """Return a constant in another type."""
     x = c.known()
     if x is None or dtype not in np.sctypeDict:
         return Constant(name, c.shape, dtype, c.trainable)
@@ -289,12 +309,12 @@ def _cast_to(dtype: str, name: str, c: Constant) -> Constant:
 
 
 def _cast(node: Node, args: Args) -> Sequence[Constant]:
-    return [_cast_to(node.dtype("to"), node.outputs[0], _first(args))]
+    return [cast_to(node.dtype("to"), node.outputs[0], _first(args))]
 
 
 def _cast_like(node: Node, args: Args) -> Sequence[Constant]:
     like = args[1]
-    return [_cast_to("float32" if like is None else like.dtype, node.outputs[0], _first(args))]
+    return [cast_to("float32" if like is None else like.dtype, node.outputs[0], _first(args))]
 
 
 def _quantize(node: Node, args: Args) -> Sequence[Constant]:
@@ -396,6 +416,10 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "Sum": _elementwise(_many(np.add)),
     "Min": _elementwise(_many(np.minimum)),
     "Max": _elementwise(_many(np.maximum)),
+    "Clip": _clip,
+    "BatchNormalization": _like_first,
+    "InstanceNormalization": _like_first,
+    "LayerNormalization": _like_first,
     "Neg": _elementwise(np.negative),
     "Abs": _elementwise(np.abs),
     "Floor": _elementwise(np.floor),

@@ -158,9 +158,9 @@ def _conv_transpose(r: _Reader, node: Node, args: Args) -> Result:
         for i in range(n):
             full = stride[i] * (x.shape[2 + i] - 1) + extra[i] + (kernel[i] - 1) * dilation[i] + 1
             total = full - target[i]
-            extra[i] += max(-total, 0)
+            # A size beyond what the kernel reaches is padding below zero, behind the input.
             small, large = max(total, 0) // 2, max(total, 0) - max(total, 0) // 2
-            pairs.append((small, large) if pads == "same_upper" else (large, small))
+            pairs.append((0, total) if total < 0 else (small, large) if pads == "same_upper" else (large, small))
     return r.emit(
         node, f"conv_transpose{n}d", x, weights=_with_bias((w, w.shape), b),
         out_channels=w.shape[1] * groups, kernel_size=kernel, stride=stride, padding=pairs,
@@ -568,22 +568,26 @@ def _tile(r: _Reader, node: Node, args: Args) -> Result:
 
 
 def _gather(r: _Reader, node: Node, args: Args) -> Result:
-    x, index = _x(r, node, args), _weight(node, args, 1, "index")
+    x, index = _x(r, node, args), args[1]
     axis = _axis(node, len(x.shape), 0)
     n = x.shape[axis]
-    found = _numbers(node, args, 1, "indices") or []
-    if not found or len(index.shape) > 1 or any(not -n <= i < n for i in found):
-        node.fail(f"indices of shape {index.shape}; allowed: one or a list, each from {-n} to {n - 1}")
+    values = index.known() if isinstance(index, Constant) else None
+    if values is None:  # they are many, stored outside the file, or computed: a copy
+        return r.emit(node, "gather", x, _x(r, node, args, 1), dim=axis)
+    found = values.reshape(-1).tolist()
+    if not found or any(not -n <= i < n for i in found):
+        node.fail(f"indices of shape {values.shape}; allowed: one or more, each from {-n} to {n - 1}")
     positions = [int(i) % n for i in found]
     step = positions[1] - positions[0] if len(positions) > 1 else 1
     last = positions[-1]
-    if step == 0 or positions != list(range(positions[0], last + (1 if step > 0 else -1), step)):
-        node.fail(f"indices {positions}; allowed: evenly spaced ones, which are a slice")
+    evenly = step != 0 and positions == list(range(positions[0], last + (1 if step > 0 else -1), step))
+    if values.ndim > 1 or not evenly:
+        return r.emit(node, "gather", x, _x(r, node, args, 1), dim=axis)
     stop: int | None = last + 1 if step > 0 else (last - 1 if last else None)
     if stop is None:
         stop = -n - 1
     (part,) = r.emit(node, "slice", x, dim=axis, start=positions[0], stop=stop, step=step)
-    return part if index.shape else r.emit(node, "squeeze", part, dim=axis)
+    return part if values.shape else r.emit(node, "squeeze", part, dim=axis)
 
 
 def _space(op: str, key: str) -> Rule:
@@ -634,13 +638,14 @@ def _resize(r: _Reader, node: Node, args: Args) -> Result:
                   _RESIZE_MODES.get(mode, mode))  # fmt: skip
 
 
-def _reduce(op: str) -> Rule:
+def _reduce(op: str, **more: Any) -> Rule:
     def rule(r: _Reader, node: Node, args: Args) -> Result:
         x = _x(r, node, args)
         axes = _ints(node, args, 1, "axes") or []
         if not axes and node.attrs.get("noop_with_empty_axes", 0):
             return r.emit(node, "identity", x)
-        return r.emit(node, op, x, dim=axes or range(len(x.shape)), keepdim=bool(node.attrs.get("keepdims", 1)))
+        keep = bool(node.attrs.get("keepdims", 1))
+        return r.emit(node, op, x, dim=axes or range(len(x.shape)), keepdim=keep, **more)
 
     return rule
 
@@ -738,6 +743,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "ReduceMean": _reduce("mean"),
     "ReduceSum": _reduce("sum"),
     "ReduceMax": _reduce("amax"),
+    "ReduceL1": _reduce("vector_norm", ord=1),
+    "ReduceL2": _reduce("vector_norm", ord=2),
     "Identity": _unary("identity"),
     "Cast": _cast,
     "CastLike": _cast_like,

@@ -23,7 +23,7 @@ from cnnlive.errors import (
     UnknownOperatorError,
 )
 from cnnlive.graph import Graph, Tensor
-from cnnlive.io._onnx_fold import FOLDS, Constant, fold, from_proto, shape_of, size_of
+from cnnlive.io._onnx_fold import FOLDS, Constant, cast_to, fold, from_proto, shape_of, size_of
 from cnnlive.io._onnx_ops import RULES, Weights
 from cnnlive.ops import Weight, operator, weights_of
 
@@ -81,8 +81,8 @@ def read_onnx(
     -----
     O(n_nodes). Three things are approximated without changing a byte count: a dilated mean pool becomes one
     with a kernel of the same extent, factors inside ``Gemm`` are dropped, and ``Celu`` is read as ``elu``.
-    Where a vector of a normalisation is stored once and used in two roles, the op holds no vectors of that
-    role and a ``parameter`` beside it holds what is not counted elsewhere.
+    What several ops or roles use is tied to the op that holds it first. Where of two running statistics only
+    one is held elsewhere, the op has none and a ``parameter`` beside it holds the other.
 
     Examples
     --------
@@ -206,9 +206,7 @@ class _Reader:
         self.batch = 1
         self.ops_of_node = 0
         # Who holds which stored bytes.
-        self.counted: set[str] = set()
-        self.holders: dict[tuple[str, tuple[tuple[str, Shape], ...]], str] = {}
-        self.shape_holders: dict[tuple[str, tuple[Shape, ...]], str] = {}
+        self.holder: dict[str, str] = {}
         self.operands: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------ the walk
@@ -295,6 +293,8 @@ class _Reader:
             return [shape_of(node, args[0].shape)]
         if node.op_type == "Size" and args and isinstance(args[0], Tensor):
             return [size_of(node, args[0].shape)]
+        if node.op_type == "CastLike" and len(args) == 2 and isinstance(args[0], Constant) and args[1] is not None:
+            return [cast_to(args[1].dtype, node.outputs[0], args[0])]
         constants = [a for a in args if not isinstance(a, Tensor)]
         if len(constants) == len(args):
             if node.op_type in FOLDS:
@@ -320,19 +320,14 @@ class _Reader:
         name = self.graph._free_name(node.name if self.ops_of_node == 1 else f"{node.name}_{op}")
         groups = weights or {}
         asked = dict(attrs)
-        tied, loose = self.share(node, groups, attrs)
+        tied, loose = self.share(name, groups, attrs)
         result = self.graph._add(name, op, inputs, attrs, "", tied or None)
         if groups:
             # Also what the op does without, for sharing, has to have its shape.
             full = self.graph.attributes(name) | {k: asked[k] for k, v in attrs.items() if v is False}
             self.check_weights(node, weights_of(operator(op), [t.shape for t in inputs], full), groups)
-        for role, group in groups.items():
-            if role not in loose and role not in tied:
-                self.holders.setdefault((role, tuple((c.storage, s) for c, s in group)), name)
-                self.shape_holders.setdefault((role, tuple(s for _, s in group)), name)
-        for role in loose:
-            for constant, _ in groups[role]:
-                self.hold(constant)
+        for constant in loose:
+            self.hold(constant)
         return result
 
     @staticmethod
@@ -347,38 +342,29 @@ class _Reader:
                     f"allowed: {n} elements, as in {weight.shape}"
                 )
 
-    def share(self, node: Node, groups: Weights, attrs: dict[str, Any]) -> tuple[dict[str, str], set[str]]:
-        """Decide which roles an op shares with an earlier one, and which it has to do without."""
+    def share(self, name: str, groups: Weights, attrs: dict[str, Any]) -> tuple[dict[str, str], list[Constant]]:
+        """Decide which roles of an op are held elsewhere: by an earlier op, or by the op itself in another role.
+
+        Running statistics of which one is held elsewhere and the other nowhere are not the op's own: they are
+        returned as second result.
+        """
         tied: dict[str, str] = {}
-        loose: set[str] = set()
-        counted = set(self.counted)
-        normalises = "affine" in attrs or "elementwise_affine" in attrs
+        loose: list[Constant] = []
         for role, group in groups.items():
             names = [c.storage for c, _ in group]
-            shapes = tuple(s for _, s in group)
-            key = (role, tuple(zip(names, shapes, strict=True)))
-            if counted.isdisjoint(names) and len(set(names)) == len(names):
-                counted.update(names)
-            elif key in self.holders:
-                tied[role] = self.holders[key]
-            elif role == "weight" and not normalises:
-                other = self.shape_holders.get((role, shapes))
-                if other is None:
-                    node.fail(f"the weight {names[0]!r} is stored once and used in two shapes")
-                tied[role] = other
+            new = {n for n in names if n not in self.holder}
+            if not new:
+                tied[role] = self.holder[names[0]]
+            elif len(new) == len(names):
+                self.holder.update(dict.fromkeys(names, name))
             else:
-                loose.add(role)
-        if "weight" in loose or ("bias" in loose and "bias" not in attrs and normalises):
-            loose |= {"weight", "bias"} & set(groups)  # an op has both or neither
-        for role in loose:
-            attrs[_switch(role, attrs)] = False
-            tied.pop(role, None)
-        self.counted.update(c.storage for role, group in groups.items() if role not in loose for c, _ in group)
+                attrs["track_running_stats"] = False
+                loose = [c for c, _ in group]
         return tied, loose
 
     def hold(self, constant: Constant) -> None:
         """Count a stored tensor that no op holds as its own."""
-        if constant.storage not in self.counted:
+        if constant.storage not in self.holder:
             self.operand(constant)
 
     def operand(self, value: Tensor | Constant) -> Tensor:
@@ -388,34 +374,18 @@ class _Reader:
         shape = value.shape or (1,)
         found = self.operands.get(value.storage)
         if found is None:
-            tied = None
             role = "weight" if value.trainable else "buffer"
-            if value.storage in self.counted:
-                tied = self.holders.get((role, ((value.storage, shape),))) or self.shape_holders.get((role, (shape,)))
-                if tied is None:
-                    raise ReadError(f"{value.storage!r} is stored once and used as a weight and as an operand")
+            tied = {role: self.holder[value.storage]} if value.storage in self.holder else None
             dtype = dtype_name(value.dtype)
             name = self.graph._free_name(value.storage or "constant")
             attrs = {"shape": shape, "dtype": dtype, "trainable": value.trainable}
-            found = self.graph._add(name, "parameter", (), attrs, "", None if tied is None else {role: tied})[0]
+            found = self.graph._add(name, "parameter", (), attrs, "", tied)[0]
             self.operands[value.storage] = found
-            self.counted.add(value.storage)
-            if tied is None:
-                self.holders.setdefault((role, ((value.storage, shape),)), name)
-                self.shape_holders.setdefault((role, (shape,)), name)
+            self.holder.setdefault(value.storage, name)
         if found.shape != shape:
             name = self.graph._free_name(f"{found.node}_view")
             found = self.graph._add(name, "reshape", (found,), {"shape": shape})[0]
         return found
-
-
-def _switch(role: str, attrs: Mapping[str, Any]) -> str:
-    """Return the attribute that makes an op do without the weights of a role."""
-    if role == "buffer":
-        return "track_running_stats"
-    if role == "bias" and "bias" in attrs:
-        return "bias"
-    return "elementwise_affine" if "elementwise_affine" in attrs else "affine"
 
 
 def _inlined(model: Any) -> Any:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from numbers import Real
+from typing import Any, Final, Literal, get_args
 
 from cnnlive._types import Attrs, Shape, dtype_name
+from cnnlive.errors import AttributeValueError
 from cnnlive.ops._shapes import RULES, ShapeRule, given
 
 __all__ = ["REQUIRED", "Attribute", "Operator", "Weight"]
+
+_ROLES: Final = ("weight", "bias", "buffer", "counter")
 
 REQUIRED: Final = "required"
 
@@ -21,6 +26,14 @@ class Weight:
     role: Literal["weight", "bias", "buffer", "counter"]
     name: str
     shape: Shape
+
+    def __post_init__(self) -> None:
+        """Refuse a role that does not exist and a shape that is none: they would count as something else."""
+        if self.role not in _ROLES or not all(d >= 0 for d in self.shape):
+            raise AttributeValueError(
+                f"weight {self.name!r}: role={self.role!r}, shape={self.shape}; allowed: "
+                f"{', '.join(map(repr, _ROLES))}, sizes >= 0"
+            )
 
     @property
     def dtype(self) -> str | None:
@@ -38,6 +51,13 @@ class Attribute:
 
 
 WeightRule = Literal["none", "conv", "linear", "channel", "trailing", "elements"]
+_WORDS: Final = {
+    "weights": get_args(WeightRule),
+    "macs": ("none", "conv", "linear", "matmul"),
+    "alias": ("none", "view", "elementwise"),
+    "folds": ("", "base", "norm", "activation"),
+    "dtype": ("promote", "first", "attribute"),
+}
 Weights = Callable[[Sequence[Shape], Attrs], tuple[Weight, ...]]
 
 
@@ -76,7 +96,7 @@ class Operator:
     indices : bool
         PyTorch allocates an int64 index per output element beside the output, also in inference.
     dtype : str
-        Type of the outputs: ``"promote"`` the inputs, or the attribute ``"dtype"``.
+        Type of the outputs: ``"promote"`` the inputs, that of the ``"first"``, or the ``"attribute"`` dtype.
     saves : tuple of str
         What eager PyTorch keeps for backward: ``"input"``, ``"input1"`` (the second), ``"output"``,
         ``"weight"``; and of its own ``"indices"`` (int64 per output element), ``"statistics"`` (mean and inverse
@@ -99,7 +119,7 @@ class Operator:
     overwrites: tuple[int, ...] = ()
     folds: Literal["", "base", "norm", "activation"] = ""
     indices: bool = False
-    dtype: Literal["promote", "attribute"] = "promote"
+    dtype: Literal["promote", "first", "attribute"] = "promote"
     saves: tuple[str, ...] = ()
     saves_inplace: tuple[str, ...] | None = None
     saves_to_one: tuple[str, ...] | None = None
@@ -107,7 +127,20 @@ class Operator:
     rule: ShapeRule = field(init=False)
 
     def __post_init__(self) -> None:
-        """Look the shape rule up, or wrap the user's function."""
+        """Look the shape rule up, or wrap the user's function.
+
+        Raises
+        ------
+        AttributeValueError
+            If a column holds a word that the table does not know.
+        """
+        words: dict[str, Collection[str]] = {"shape": RULES, **_WORDS}
+        for column, allowed in words.items():
+            value = getattr(self, column)
+            if isinstance(value, str) and value not in allowed:
+                raise AttributeValueError(
+                    f"operator {self.name!r}: {column}={value!r}; allowed: {', '.join(map(repr, allowed))}"
+                )
         rule = RULES[self.shape] if isinstance(self.shape, str) else given(self.shape, self.name)
         object.__setattr__(self, "rule", rule)
 
@@ -126,9 +159,12 @@ class Operator:
 
 def integer(least: int | None = 1) -> Callable[[Any], int]:
     """Read an integer of at least `least`."""
+    low = -math.inf if least is None else least
 
     def read(value: Any) -> int:
-        if isinstance(value, bool) or int(value) != value or (least is not None and value < least):
+        # Not a number and infinity leave a remainder that is not 0.
+        whole = not isinstance(value, bool) and isinstance(value, Real) and value % 1 == 0
+        if not whole or value < low:
             raise ValueError("an integer" + (f" >= {least}" if least is not None else ""))
         return int(value)
 
@@ -144,7 +180,10 @@ def boolean(value: Any) -> bool:
 
 def number(value: Any) -> float:
     """Read a real number."""
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError("a number") from None
 
 
 def optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -205,13 +244,14 @@ def spatial_or_none(n: int) -> Callable[[Any], tuple[int | None, ...]]:
     return read
 
 
-def padding(n: int) -> Callable[[Any], Any]:
+def padding(n: int, least_in_pairs: int | None = 0) -> Callable[[Any], Any]:
     """Read padding: one integer, `n` integers, `n` pairs, ``"same"`` or ``"valid"``.
 
     ``"same"`` (= ``"same_upper"``) and ``"same_lower"`` give ceil(input / stride) outputs, as TensorFlow and
-    ONNX define them; for a stride of 1 that is PyTorch's ``"same"``.
+    ONNX define them; for a stride of 1 that is PyTorch's ``"same"``. Pairs are ONNX's form: below 0 they crop
+    the other way, which a transposed convolution with a given output size needs.
     """
-    one = integer(0)
+    one, in_pairs = integer(0), integer(least_in_pairs)
     allowed = f"an integer >= 0, {n} of them, {n} pairs (before, after), 'same', 'same_upper', 'same_lower' or 'valid'"
 
     def read(value: Any) -> Any:
@@ -227,8 +267,7 @@ def padding(n: int) -> Callable[[Any], Any]:
             raise ValueError(allowed)
         pairs = []
         for v in value:
-            before, after = v if isinstance(v, Sequence) else (v, v)
-            pairs.append((one(before), one(after)))
+            pairs.append((in_pairs(v[0]), in_pairs(v[1])) if isinstance(v, Sequence) and len(v) == 2 else (one(v),) * 2)
         return tuple(pairs)
 
     return read

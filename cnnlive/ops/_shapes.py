@@ -70,16 +70,24 @@ def given(function: Callable[[Shapes, Attrs], tuple[Shape, ...]], name: str = "g
     is a multiple of the first input's first dimension is taken to scale with the batch.
     """
 
+    def infer(shapes: Shapes, a: Attrs) -> tuple[Shape, ...]:
+        found = function(shapes, a)
+        if not isinstance(found, tuple | list) or not all(
+            isinstance(s, tuple | list) and all(type(d) is int for d in s) for s in found
+        ):
+            raise ShapeError(f"the shape function of {name} returned {found!r}; allowed: a tuple of tuples of integers")
+        return tuple(tuple(s) for s in found)
+
     def encode(shapes: Shapes, a: Attrs) -> list[int]:
         columns: list[int] = []
         batch = shapes[0][0] if shapes and shapes[0] else 0
-        for shape in function(shapes, a):
+        for shape in infer(shapes, a):
             scales = bool(shape) and batch > 0 and shape[0] % batch == 0
             columns += [len(shape), int(scales)]
             columns += [shape[0] // batch if scales else d for d in shape[:1]] + list(shape[1:])
         return columns
 
-    return ShapeRule(name, 1, lambda shapes, a: tuple(tuple(s) for s in function(shapes, a)), encode)
+    return ShapeRule(name, 1, infer, encode)
 
 
 # ---------------------------------------------------------------------------------- elementwise

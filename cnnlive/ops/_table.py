@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from cnnlive._types import Attrs, Shape
-from cnnlive.errors import GraphError, ShapeError, UnknownOperatorError
+from cnnlive.errors import AttributeValueError, GraphError, ShapeError, UnknownOperatorError
 from cnnlive.ops import _entry as read
 from cnnlive.ops._entry import REQUIRED, Attribute, Operator, Weight
+from cnnlive.ops._shapes import axis_of
 
 __all__ = ["OPERATORS", "operator", "register", "unregister", "weights_of"]
 
@@ -121,7 +122,12 @@ _WEIGHTS: Final = {
 def weights_of(entry: Operator, shapes: Sequence[Shape], attrs: Attrs) -> tuple[Weight, ...]:
     """Return the parameters and buffers that an op owns, given its input shapes and attributes."""
     rule = entry.weights
-    return _WEIGHTS[rule](shapes, attrs) if isinstance(rule, str) else tuple(rule(shapes, attrs))
+    if isinstance(rule, str):
+        return _WEIGHTS[rule](shapes, attrs)
+    found: Any = rule(shapes, attrs)
+    if not isinstance(found, tuple | list) or not all(isinstance(w, Weight) for w in found):
+        raise AttributeValueError(f"the weights of {entry.name} are {found!r}; allowed: a tuple of Weight")
+    return tuple(found)
 
 
 # ---------------------------------------------------------------------------------- demands on shapes
@@ -135,14 +141,13 @@ def _channels_divide(key: str) -> Any:
     return check
 
 
-def _has_channels(shapes: Sequence[Shape], _a: Attrs) -> None:
-    if len(shapes[0]) < 2:
-        raise ShapeError(f"the input has shape {shapes[0]}, allowed: a batch and a channel dimension at least")
+def _has_positions(shapes: Sequence[Shape], _a: Attrs) -> None:
+    if len(shapes[0]) < 3:
+        raise ShapeError(f"the input has shape {shapes[0]}, allowed: batch, channels and one dimension more at least")
 
 
-def _rank(n: int) -> Any:
+def _rank(*allowed: int) -> Any:
     def check(shapes: Sequence[Shape], _a: Attrs) -> None:
-        allowed = (n, n - 1) if n == 3 else (n,)
         if len(shapes[0]) not in allowed:
             raise ShapeError(f"the input has shape {shapes[0]}, allowed: {' or '.join(map(str, allowed))} dimensions")
 
@@ -153,12 +158,66 @@ def _ends_with(shapes: Sequence[Shape], a: Attrs) -> None:
     size = tuple(a["normalized_shape"])
     if tuple(shapes[0][-len(size) :]) != size:
         raise ShapeError(f"the input has shape {shapes[0]}, which does not end with normalized_shape={size}")
+    if len(size) == len(shapes[0]):
+        raise ShapeError(f"normalized_shape={size} takes in the batch, the first dimension of the input {shapes[0]}")
 
 
 def _prelu_channels(shapes: Sequence[Shape], a: Attrs) -> None:
     n = a["num_parameters"]
     if n != 1 and (len(shapes[0]) < 2 or shapes[0][1] != n):
         raise ShapeError(f"num_parameters={n} is neither 1 nor the channels of the input {shapes[0]}")
+
+
+def _gathered(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x, index = shapes
+    axis = axis_of(a["dim"], len(x))
+    return ((*x[:axis], *index, *x[axis + 1 :]),)
+
+
+def _axis_exists(shapes: Sequence[Shape], a: Attrs) -> None:
+    axis_of(a["dim"], len(shapes[0]))
+
+
+def _groups_of_channels(shapes: Sequence[Shape], a: Attrs) -> None:
+    _has_positions(shapes, a)
+    _channels_divide("groups")(shapes, a)
+
+
+def _windows_meet_the_input(_shapes: Sequence[Shape], a: Attrs) -> None:
+    # PyTorch allows half a kernel; ONNX less than a kernel, and behind the input the rest of a stride too.
+    if isinstance(a["padding"], str):
+        return
+    dilation = a.get("dilation", (1,) * len(a["kernel_size"]))
+    for k, d, s, (before, after) in zip(a["kernel_size"], dilation, a["stride"], a["padding"], strict=True):
+        extent = d * (k - 1) + 1
+        if before >= extent or after >= extent + s - 1:
+            raise ShapeError(f"padding={a['padding']} leaves windows of {k} with dilation {d} in the padding alone")
+
+
+def _output_padding_in_a_stride(_shapes: Sequence[Shape], a: Attrs) -> None:
+    for extra, s, d in zip(a["output_padding"], a["stride"], a["dilation"], strict=True):
+        if extra >= max(s, d):
+            raise ShapeError(
+                f"output_padding={a['output_padding']} is not below stride={a['stride']} or dilation={a['dilation']}"
+            )
+
+
+def _pad_reaches(shapes: Sequence[Shape], a: Attrs) -> None:
+    pad, mode = a["pad"], a["mode"]
+    for size, before, after in zip(reversed(shapes[0]), pad[::2], pad[1::2], strict=False):
+        if size + min(before, 0) + min(after, 0) < 0:
+            raise ShapeError(f"pad={pad} crops more than there is of a dimension of {size}")
+        if max(before, after) > size - (mode == "reflect") and mode in ("reflect", "circular"):
+            raise ShapeError(f"pad={pad} in mode {mode!r} reaches beyond a dimension of {size}")
+
+
+_LINEAR_RANK: Final = {"linear": 3, "bilinear": 4, "trilinear": 5}
+
+
+def _mode_fits(shapes: Sequence[Shape], a: Attrs) -> None:
+    rank = _LINEAR_RANK.get(a["mode"])
+    if rank is not None and len(shapes[0]) != rank:
+        raise ShapeError(f"mode={a['mode']!r} is for {rank} dimensions; the input has shape {shapes[0]}")
 
 
 # ---------------------------------------------------------------------------------- the entries
@@ -195,8 +254,10 @@ for _n in (1, 2, 3):
         shape="conv", weights="conv", macs="conv", folds="base", saves=("input", "weight")))  # fmt: skip
     register(Operator(
         name=f"conv_transpose{_n}d", summary=f"{_n}-D transposed convolution.",
-        attributes={**_conv, "output_padding": _a(0, read.spatial(_n, 0), f"{_n} ints")},
-        shape="conv", weights="conv", macs="conv", folds="base", saves=("input", "weight")))  # fmt: skip
+        attributes={**_conv, "padding": _a(0, read.padding(_n, None), f"{_n} ints or pairs, 'same', 'valid'"),
+                    "output_padding": _a(0, read.spatial(_n, 0), f"{_n} ints")},
+        shape="conv", weights="conv", macs="conv", folds="base", saves=("input", "weight"),
+        check=_output_padding_in_a_stride))  # fmt: skip
     # A pool's stride of None is its kernel size; the builder and the graph fill it in.
     _pool = {
         **_windows(_n),
@@ -207,11 +268,11 @@ for _n in (1, 2, 3):
     register(Operator(
         name=f"max_pool{_n}d", summary=f"{_n}-D maximum over windows; with return_indices a second, int64 output.",
         attributes={**_pool, "dilation": _a(1, read.spatial(_n), f"{_n} ints"), **_ceil, **_indices},
-        shape="pool", indices=True, saves=("input", "indices")))  # fmt: skip
+        shape="pool", indices=True, saves=("input", "indices"), check=_windows_meet_the_input))  # fmt: skip
     register(Operator(
         name=f"avg_pool{_n}d", summary=f"{_n}-D mean over windows.",
         attributes={**_pool, **_ceil, "count_include_pad": _a(True, read.boolean, "bool")},
-        shape="pool", saves=("input",)))  # fmt: skip
+        shape="pool", saves=("input",), check=_windows_meet_the_input))  # fmt: skip
     register(Operator(
         name=f"adaptive_avg_pool{_n}d", summary=f"{_n}-D mean pool to a given output size.",
         attributes={"output_size": _a(REQUIRED, read.spatial_or_none(_n), f"{_n} ints or None")},
@@ -225,7 +286,7 @@ for _n in (1, 2, 3):
         attributes={"eps": _a(1e-5, read.number, "float"), "affine": _a(True, read.boolean, "bool"),
                     "track_running_stats": _a(True, read.boolean, "bool"), "inplace": INPLACE},
         shape="same", weights="channel", alias="elementwise", overwrites=(0,), folds="norm",
-        saves=("input", "weight", "statistics"), check=_rank(_n + 2)))  # fmt: skip
+        saves=("input", "weight", "statistics"), check=_rank(*((3, 2) if _n == 1 else (_n + 2,)))))  # fmt: skip
     register(Operator(
         name=f"instance_norm{_n}d", summary="Instance normalisation: per channel and image.",
         attributes={"eps": _a(1e-5, read.number, "float"), "affine": _a(False, read.boolean, "bool"),
@@ -263,25 +324,25 @@ register(Operator(
     name="local_response_norm", summary="Local response normalisation across channels.",
     attributes={"size": _INT, "alpha": _a(1e-4, read.number, "float"), "beta": _a(0.75, read.number, "float"),
                 "k": _a(1.0, read.number, "float")},
-    shape="same", saves=("input", "clone"), check=_has_channels))  # fmt: skip
+    shape="same", saves=("input", "clone"), check=_has_positions))  # fmt: skip
 
 # name: (what backward keeps, extra attributes)
 _ACTIVATIONS: Final[dict[str, tuple[str, dict[str, Attribute], str]]] = {
-    "relu": ("output", {}, "max(x, 0)"),
-    "relu6": ("input", {}, "min(max(x, 0), 6)"),
-    "leaky_relu": ("input", {"negative_slope": _a(0.01, read.number, "float")}, "x, or a small multiple below 0"),
-    "elu": ("input", {"alpha": _a(1.0, read.number, "float")}, "x, or alpha (exp x - 1) below 0"),
-    "selu": ("input", {}, "scaled exponential linear unit"),
-    "gelu": ("input", {"approximate": _a("none", read.text("none", "tanh"), "str")}, "x times the normal CDF of x"),
-    "silu": ("input", {}, "x sigmoid(x), also called swish"),
-    "sigmoid": ("output", {}, "1 / (1 + exp -x)"),
-    "tanh": ("output", {}, "hyperbolic tangent"),
-    "softplus": ("input", {}, "log(1 + exp x)"),
-    "mish": ("input", {}, "x tanh(softplus x)"),
-    "hardsigmoid": ("input", {}, "min(max(x / 6 + 1/2, 0), 1)"),
-    "hardswish": ("input", {}, "x hardsigmoid(x)"),
+    "relu": ("output", {}, "max(x, 0)."),
+    "relu6": ("input", {}, "min(max(x, 0), 6)."),
+    "leaky_relu": ("input", {"negative_slope": _a(0.01, read.number, "float")}, "x, or a small multiple below 0."),
+    "elu": ("input", {"alpha": _a(1.0, read.number, "float")}, "x, or alpha (exp x - 1) below 0."),
+    "selu": ("input", {}, "Scaled exponential linear unit."),
+    "gelu": ("input", {"approximate": _a("none", read.text("none", "tanh"), "str")}, "x times the normal CDF of x."),
+    "silu": ("input", {}, "x sigmoid(x), also called swish."),
+    "sigmoid": ("output", {}, "1 / (1 + exp -x)."),
+    "tanh": ("output", {}, "Hyperbolic tangent."),
+    "softplus": ("input", {}, "log(1 + exp x)."),
+    "mish": ("input", {}, "x tanh(softplus x)."),
+    "hardsigmoid": ("input", {}, "min(max(x / 6 + 1/2, 0), 1)."),
+    "hardswish": ("input", {}, "x hardsigmoid(x)."),
     "clip": ("input", {"min": _a(None, read.optional(read.number), "float or None"),
-                       "max": _a(None, read.optional(read.number), "float or None")}, "x held between min and max"),
+                       "max": _a(None, read.optional(read.number), "float or None")}, "x held between min and max."),
 }  # fmt: skip
 # In place these lose the input that backward needs: PyTorch copies it first, or is content with the output.
 _SAVES_INPLACE: Final[dict[str, tuple[str, ...]]] = {
@@ -305,8 +366,8 @@ register(Operator(
     shape="same", weights="elements", alias="elementwise", overwrites=(0,), saves=("input", "weight"),
     check=_prelu_channels))  # fmt: skip
 for _name, _words in {
-    "exp": "e to the x", "log": "natural logarithm", "sqrt": "square root", "abs": "absolute value", "neg": "-x",
-    "reciprocal": "1 / x", "floor": "largest integer not above x", "erf": "error function",
+    "exp": "e to the x.", "log": "Natural logarithm.", "sqrt": "Square root.", "abs": "Absolute value.", "neg": "-x.",
+    "reciprocal": "1 / x.", "floor": "The largest integer not above x.", "erf": "Error function.",
 }.items():  # fmt: skip
     register(Operator(
         name=_name, summary=_words, attributes={"inplace": INPLACE}, shape="same", alias="elementwise",
@@ -318,7 +379,8 @@ register(Operator(
 for _name in ("softmax", "log_softmax"):
     register(Operator(
         name=_name, summary=f"{'Logarithm of the s' if _name != 'softmax' else 'S'}oftmax over one dimension.",
-        attributes={"dim": _a(-1, read.integer(None), "int")}, shape="same", saves=("output",)))  # fmt: skip
+        attributes={"dim": _a(-1, read.integer(None), "int")}, shape="same", saves=("output",),
+        check=_axis_exists))  # fmt: skip
 
 for _name, _saves, _words in (
     ("add", (), "Sum with broadcasting."), ("sub", (), "Difference with broadcasting."),
@@ -352,12 +414,15 @@ register(Operator(
                 "stop": _a(None, read.stops, "int(s) or None"), "step": _a(1, read.integers(), "int(s)")},
     shape="slice", alias="view"))  # fmt: skip
 register(Operator(
+    name="gather", summary="The entries of one dimension that an index names, in the index's shape; copies.",
+    attributes={"dim": _DIM}, shape=_gathered, inputs=(2, 2), dtype="first", saves=("input1",)))  # fmt: skip
+register(Operator(
     name="pad", summary="Pads or crops; (left, right, top, bottom, ...), the last dimension first.",
     attributes={"pad": _a(REQUIRED, read.integers(), "ints"),
                 "mode": _a("constant", read.text("constant", "reflect", "replicate", "circular"), "str")},
-    shape="pad"))  # fmt: skip
+    shape="pad", check=_pad_reaches))  # fmt: skip
 register(Operator(
-    name="reshape", summary="Another shape for the same bytes; 0 keeps a dimension, -1 is what remains.",
+    name="reshape", summary="Another shape for the same bytes; 0 keeps a dimension, -1 is what remains; a view.",
     attributes={"shape": _a(REQUIRED, read.integers(-1), "ints")}, shape="reshape", alias="view"))  # fmt: skip
 register(Operator(
     name="flatten", summary="Joins a range of dimensions into one; a view.",
@@ -371,7 +436,7 @@ register(Operator(
     name="unsqueeze", summary="Inserts dimensions of size 1; a view.",
     attributes={"dim": _a(REQUIRED, read.integers(), "int or ints")}, shape="unsqueeze", alias="view"))  # fmt: skip
 register(Operator(
-    name="permute", summary="Reorders the dimensions; a view.",
+    name="permute", summary="Reorders the dimensions; a view, as is a reshape behind it.",
     attributes={"dims": _a(REQUIRED, read.integers(), "ints")}, shape="permute", alias="view"))  # fmt: skip
 register(Operator(
     name="transpose", summary="Swaps two dimensions; a view.",
@@ -380,10 +445,12 @@ register(Operator(
 register(Operator(
     name="expand", summary="Repeats dimensions of size 1 without copying; 0 or -1 keeps a dimension; a view.",
     attributes={"shape": _a(REQUIRED, read.integers(-1), "ints")}, shape="expand", alias="view"))  # fmt: skip
-register(Operator(name="contiguous", summary="A copy in memory order.", shape="same"))
+register(
+    Operator(name="contiguous", summary="A copy in memory order, as PyTorch makes of what was permuted.", shape="same")
+)
 register(Operator(
     name="channel_shuffle", summary="Interleaves groups of channels; copies.", attributes={"groups": _INT},
-    shape="same", check=_channels_divide("groups")))  # fmt: skip
+    shape="same", check=_groups_of_channels))  # fmt: skip
 register(Operator(
     name="pixel_shuffle", summary="Channels to space by a factor; copies.",
     attributes={"upscale_factor": _INT}, shape="pixel_shuffle"))  # fmt: skip
@@ -396,7 +463,7 @@ register(Operator(
                 "scale_factor": _a(None, read.optional(read.numbers), "floats or None"),
                 "mode": _a("nearest", read.text("nearest", "linear", "bilinear", "bicubic", "trilinear", "area"),
                            "str")},
-    shape="resize"))  # fmt: skip
+    shape="resize", check=_mode_fits))  # fmt: skip
 for _name, _saves in (("mean", ()), ("sum", ()), ("amax", ("input", "output"))):
     register(Operator(
         name=_name, summary={"mean": "Mean", "sum": "Sum", "amax": "Maximum"}[_name]
@@ -404,6 +471,11 @@ for _name, _saves in (("mean", ()), ("sum", ()), ("amax", ("input", "output"))):
         attributes={"dim": _a(None, read.optional(read.integers()), "int, ints or None"),
                     "keepdim": _a(False, read.boolean, "bool")},
         shape="reduce", saves=_saves))  # fmt: skip
+register(Operator(
+    name="vector_norm", summary="p-norm (ord) over dimensions (None: all but the batch).",
+    attributes={"ord": _a(2.0, read.number, "float"), "keepdim": _a(False, read.boolean, "bool"),
+                "dim": _a(None, read.optional(read.integers()), "int, ints or None")},
+    shape="reduce", saves=("input", "output")))  # fmt: skip
 register(Operator(name="identity", summary="Hands its input on; a view.", shape="same", alias="view"))
 register(Operator(
     name="cast", summary="Copies into another data type.", attributes={"dtype": _a(REQUIRED, read.dtype, "dtype")},

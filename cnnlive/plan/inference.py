@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from cnnlive._kernels.liveness import first_violation, least_needs, live_at, live_ranges, peak_of
-from cnnlive._types import DTYPES, I64, ITEMSIZE, Columns, Shape, dtype_name, frozen
-from cnnlive.errors import DTypeError, GraphError, OrderError
+from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE, Columns, Shape, dtype_name, frozen
+from cnnlive.errors import DTypeError, GraphError, OrderError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import OVERWRITES, VIEW, Lowered, Sizes, check_batch, lower
-from cnnlive.profiles import Inplace, Profile, profile_of
+from cnnlive.profiles import INPLACE, Inplace, Profile, profile_of
 from cnnlive.units import format_bytes
 
 __all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference", "warm_up"]
+
+_FLOATS: Final = np.array([name in FLOATING for name in DTYPES])
 
 
 class LiveBuffer(NamedTuple):
@@ -72,6 +74,10 @@ class InferencePlan(Columns):
     batch : int
     profile : Profile
         The rules that held.
+    dtype, weight_dtype : str, mapping or None
+        As asked for; None is as built, and for weights as `dtype`.
+    network : Lowered
+        What was planned, ops numbered as in `order`: the fused network where `profile` fuses.
     peak_bytes : int
         Weights and activations together.
     weight_bytes : int
@@ -95,6 +101,9 @@ class InferencePlan(Columns):
     name: str
     batch: int
     profile: Profile
+    dtype: str | Mapping[str, str] | None
+    weight_dtype: str | None
+    network: Lowered
     peak_bytes: int
     weight_bytes: int
     parameter_bytes: int
@@ -106,10 +115,9 @@ class InferencePlan(Columns):
     optimal: bool
     timeline: I64
     order: I64
-    _net: Lowered
     _sizes: Sizes
     _nbytes: I64
-    _dtype: I64
+    _dtypes: I64
     _lives: _Lives
     _scratch: I64
 
@@ -131,20 +139,51 @@ class InferencePlan(Columns):
         OrderError
             If there is no such step.
         """
-        if not 0 <= step < self.order.shape[0]:
-            raise OrderError(f"there is no step {step}; allowed: 0 to {self.order.shape[0] - 1}")
-        found = np.empty(self._net.n_tensors, np.int64)
+        self._op_at(step)
+        found = np.empty(self.network.n_tensors, np.int64)
         n = live_at(self._lives.born, self._lives.dead, step, found)
         return tuple(sorted(map(self._buffer, found[:n].tolist()), key=lambda b: -b.nbytes))
 
+    def reads_at(self, step: int) -> tuple[LiveBuffer, ...]:
+        """Return the buffers that the op of a step reads, each once, in the order of its inputs.
+
+        Raises
+        ------
+        OrderError
+            If there is no such step.
+        """
+        op, net = self._op_at(step), self.network
+        return self._buffers(net.in_idx[net.in_ptr[op] : net.in_ptr[op + 1]])
+
+    def writes_at(self, step: int) -> tuple[LiveBuffer, ...]:
+        """Return the buffers that the op of a step writes, in place too, each once.
+
+        Raises
+        ------
+        OrderError
+            If there is no such step.
+        """
+        op, net = self._op_at(step), self.network
+        return self._buffers(np.arange(net.out_ptr[op], net.out_ptr[op + 1]))
+
+    def _op_at(self, step: int) -> int:
+        if not 0 <= step < self.order.shape[0]:
+            raise OrderError(f"there is no step {step}; allowed: 0 to {self.order.shape[0] - 1}")
+        return int(self.order[step])
+
+    def _buffers(self, tensors: I64) -> tuple[LiveBuffer, ...]:
+        """Return the buffers behind tensors, each once; stored parameters are weights and have none."""
+        found = dict.fromkeys(self._lives.buffer[tensors].tolist())
+        return tuple(self._buffer(b) for b in found if self.network.kind[b] != 2)
+
     def _buffer(self, tensor: int) -> LiveBuffer:
         return LiveBuffer(
-            self._net.tensor_name(tensor),
+            self.network.tensor_name(tensor),
             int(self._nbytes[tensor]),
             int(self._lives.born[tensor]),
             int(self._lives.dead[tensor]),
-            self._net.shape(tensor, self._sizes),
-            DTYPES[self._dtype[tensor]],
+            self.network.shape(tensor, self._sizes),
+            DTYPES[self._dtypes[tensor]],
         )
 
     @property
@@ -155,23 +194,33 @@ class InferencePlan(Columns):
     @property
     def buffer_of(self) -> dict[str, str]:
         """The buffer that holds each tensor, by name; views and what is written in place share one."""
-        names = [self._net.tensor_name(t) for t in range(self._net.n_tensors)]
+        names = [self.network.tensor_name(t) for t in range(self.network.n_tensors)]
         return {name: names[b] for name, b in zip(names, self._lives.buffer.tolist(), strict=True)}
+
+    @property
+    def inputs(self) -> tuple[LiveBuffer, ...]:
+        """The buffers of the network's inputs."""
+        return self._buffers(np.flatnonzero(self.network.kind == 1))
+
+    @property
+    def outputs(self) -> tuple[LiveBuffer, ...]:
+        """The buffers of the network's outputs, each once."""
+        return self._buffers(np.flatnonzero(self.network.is_output == 1))
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and matrix products at this batch."""
-        return self._net.macs(self.batch)
+        return self.network.macs(self.batch)
 
     @property
     def input_bytes(self) -> int:
         """Bytes of the network's inputs."""
-        return int(self._nbytes[self._net.kind == 1].sum())
+        return int(self._nbytes[self.network.kind == 1].sum())
 
     @property
     def output_bytes(self) -> int:
         """Bytes of the network's outputs; those that share a buffer count once."""
-        return int(self._nbytes[np.unique(self._lives.buffer[self._net.is_output == 1])].sum())
+        return int(self._nbytes[np.unique(self._lives.buffer[self.network.is_output == 1])].sum())
 
     @property
     def activation_bytes(self) -> int:
@@ -181,7 +230,7 @@ class InferencePlan(Columns):
     @property
     def ops(self) -> tuple[OpRow, ...]:
         """The per-op table in execution order."""
-        net, sizes = self._net, self._sizes
+        net, sizes = self.network, self._sizes
         counts = net.counts if self.batch == net.batch else net._count(sizes)
         own = np.where(self._lives.buffer == np.arange(net.n_tensors), self._nbytes, 0)
         own[net.kind == 2] = 0
@@ -210,6 +259,8 @@ class InferencePlan(Columns):
         return {
             "network": self.name,
             "batch": self.batch,
+            "dtype": dict(self.dtype) if isinstance(self.dtype, Mapping) else self.dtype,
+            "weight_dtype": self.weight_dtype,
             "profile": self.profile.name,
             "inplace": self.profile.inplace,
             "fuse": self.profile.fuse,
@@ -222,15 +273,15 @@ class InferencePlan(Columns):
             "activation_bytes": self.activation_bytes,
             "input_bytes": self.input_bytes,
             "output_bytes": self.output_bytes,
-            "parameters": self._net.n_parameters,
-            "buffers": self._net.n_buffers,
+            "parameters": self.network.n_parameters,
+            "buffers": self.network.n_buffers,
             "macs": self.macs,
             "peak_step": self.peak_step,
             "peak_op": self.peak_op,
             "live_at_peak": [b._asdict() | {"shape": list(b.shape)} for b in self.live_at_peak],
             "lower_bound": self.lower_bound,
             "optimal": self.optimal,
-            "order": [self._net.op_names[op] for op in self.order.tolist()],
+            "order": [self.network.op_names[op] for op in self.order.tolist()],
             "timeline": self.timeline.tolist(),
         }
 
@@ -276,8 +327,10 @@ def plan_inference(
     batch : int
         First dimension of every network input.
     dtype : str or mapping of str to str, optional
-        One type for everything that is floating, weights too; or a type per op name for what that op
-        writes, the rest staying as built. Integer tensors keep their type.
+        One type for everything that is floating, weights too. Or types by name: an op's holds for what that op
+        writes, a tensor's such as ``"pool:1"`` for that output alone, and ``"*"`` for everything floating that
+        is not named, weights too; without it the rest stays as built. Integer tensors keep their type unless
+        they are named, or the op writes nothing floating.
     weight_dtype : str, optional
         Type of the weights where it differs from `dtype`.
     order : "program" or sequence
@@ -320,18 +373,22 @@ def plan_inference(
     rules = _rules(profile, fuse, inplace)
     if rules.fuse:
         net = net.fused()
-    if type(batch) is not int or batch < 1:
+    if type(batch) is not int or not 0 < batch < 1 << 62:
         batch = check_batch(batch)
     sizes = net.sizes_at(batch)
     codes: I64 | None = None
-    if dtype is None or isinstance(dtype, str):
-        uniform = None if dtype is None else dtype_name(dtype)
+    asked: str | Mapping[str, str] | None
+    if dtype is None or not isinstance(dtype, Mapping):
+        asked = uniform = None if dtype is None else dtype_name(dtype)
         nbytes = frozen(sizes.numel * net.itemsizes(uniform))
     else:
-        uniform = None
-        codes = _mixed(net, dtype, rules)
+        asked = {name: dtype_name(value) for name, value in dtype.items()}
+        uniform = asked.get("*")
+        codes = _mixed(net, asked, rules)
         nbytes = frozen(sizes.numel * np.array(list(ITEMSIZE.values()), np.int64)[codes])
-    stored = uniform if weight_dtype is None else dtype_name(weight_dtype)
+    if weight_dtype is not None:
+        weight_dtype = dtype_name(weight_dtype)
+    stored = uniform if weight_dtype is None else weight_dtype
     parameter_bytes, statistic_bytes, counter_bytes = _weight_bytes(net, stored)
     buffer_bytes = statistic_bytes + counter_bytes if rules.batch_counters else statistic_bytes
 
@@ -353,6 +410,9 @@ def plan_inference(
         net.name,
         batch,
         rules,
+        asked,
+        weight_dtype,
+        net,
         peak + weight_bytes,
         weight_bytes,
         parameter_bytes,
@@ -364,7 +424,6 @@ def plan_inference(
         peak == bound,
         frozen(timeline),
         lives.order,
-        net,
         sizes,
         nbytes,
         _codes(net, uniform) if codes is None else codes,
@@ -377,11 +436,13 @@ def _rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | 
     rules = profile_of(profile)
     if inplace is not None:
         mode = ("graph" if inplace else "never") if isinstance(inplace, bool) else inplace
-        if mode not in ("graph", "dead", "never"):
+        if mode not in INPLACE:
             raise GraphError(f"inplace={inplace!r}; allowed: 'graph', 'dead', 'never', True, False")
         if mode != rules.inplace:
             rules = replace(rules, inplace=mode)
-    if fuse is not None and fuse != rules.fuse:
+    if fuse is not None and fuse is not rules.fuse:
+        if not isinstance(fuse, bool | np.bool_):
+            raise GraphError(f"fuse={fuse!r}; allowed: True, False, None")
         rules = replace(rules, fuse=bool(fuse))
     return rules
 
@@ -411,30 +472,54 @@ def _codes(net: Lowered, dtype: str | None) -> I64:
         return net.dtype
     found = net._cache.get(("codes", dtype))
     if found is None:
-        floating = np.array([name.startswith(("float", "bfloat")) for name in DTYPES])
-        found = net._cache["codes", dtype] = np.where(floating[net.dtype], DTYPES.index(dtype), net.dtype)
+        found = net._cache["codes", dtype] = np.where(_FLOATS[net.dtype], DTYPES.index(dtype), net.dtype)
     return found
 
 
 def _mixed(net: Lowered, dtype: Mapping[str, str], rules: Profile) -> I64:
-    """Return the dtype code of every tensor under a mapping of op names to types."""
+    """Return the dtype code of every tensor under a mapping of op and tensor names to types."""
+    shares = (net.alias == VIEW) | ((net.alias == OVERWRITES) & (rules.inplace != "never"))
+    built = _codes(net, dtype.get("*"))
+    codes = built.copy()
     number = {name: op for op, name in enumerate(net.op_names)}
-    codes = net.dtype.copy()
+    tensors: list[tuple[int, str]] = []
     for name, value in dtype.items():
-        op = number.get(name)
-        if op is None:
-            raise GraphError(f"dtype names {name!r}, which is not an op of the {'fused ' if rules.fuse else ''}network")
-        if net.alias[op] == VIEW or (net.alias[op] == OVERWRITES and rules.inplace != "never"):
+        if name in number:
+            op = number[name]
+            written = np.arange(net.out_ptr[op], net.out_ptr[op + 1])
+            floating = written[_FLOATS[net.dtype[written]]]
+            codes[floating if len(floating) else written] = DTYPES.index(value)
+        elif name == "*":
+            continue
+        else:
+            op, tensor = _output(net, number, name, rules)
+            tensors.append((tensor, value))
+        if shares[op]:
             raise DTypeError(
                 f"{name} ({net.op_kinds[op]}) writes no bytes of its own; name the op whose bytes it shares"
             )
-        codes[net.out_ptr[op] : net.out_ptr[op + 1]] = DTYPES.index(dtype_name(value))
+    for tensor, value in tensors:
+        codes[tensor] = DTYPES.index(value)
     # What shares bytes shares their type.
-    for op in np.flatnonzero((net.alias == VIEW) | ((net.alias == OVERWRITES) & (rules.inplace != "never"))).tolist():
-        source = codes[net.in_idx[net.in_ptr[op]]]
-        if source != net.dtype[net.in_idx[net.in_ptr[op]]]:
-            codes[net.out_ptr[op] : net.out_ptr[op + 1]] = source
+    for op in np.flatnonzero(shares).tolist():
+        source = net.in_idx[net.in_ptr[op]]
+        if codes[source] != built[source]:
+            codes[net.out_ptr[op] : net.out_ptr[op + 1]] = codes[source]
     return codes
+
+
+def _output(net: Lowered, number: Mapping[str, int], name: object, rules: Profile) -> tuple[int, int]:
+    """Return op and number of a tensor that is named as ``"op:k"``."""
+    producer, _, k = str(name).rpartition(":")
+    op = number.get(producer)
+    if op is None or not k.isdecimal():
+        whose = "fused network" if rules.fuse else "network"
+        raise GraphError(f"dtype names {name!r}, which is not an op of the {whose}{close_names(name, net.op_names)}")
+    n = int(net.out_ptr[op + 1] - net.out_ptr[op])
+    if int(k) >= n:
+        raise GraphError(f"dtype names {name!r}, and {producer} has {'outputs' if n > 1 else 'output'} :0"
+                         + (f" to :{n - 1}" if n > 1 else ""))  # fmt: skip
+    return op, int(net.out_ptr[op]) + int(k)
 
 
 def _program_lives(net: Lowered, rules: Profile, nbytes: I64) -> _Lives:
@@ -478,12 +563,16 @@ def _share(net: Lowered, rules: Profile) -> tuple[I64, I64]:
 
 
 def _read_order(net: Lowered, order: Sequence[int] | Sequence[str]) -> I64:
+    if not isinstance(order, Iterable):
+        raise OrderError(f"order={order!r}; allowed: 'program' or a sequence of ops")
     steps: list[Any] = list(order)
     if any(isinstance(s, str) for s in steps):
         number = {name: op for op, name in enumerate(net.op_names)}
         for s in steps:
             if s not in number:
-                raise OrderError(f"the order names {s!r}, which is not an op of the network")
+                raise OrderError(
+                    f"the order names {s!r}, which is not an op of the network{close_names(s, net.op_names)}"
+                )
         numbers = [number[s] for s in steps]
         given = set(numbers)
         numbers = [op for op, k in enumerate(net.op_kinds) if k in ("input", "parameter") and op not in given] + numbers

@@ -200,6 +200,13 @@ An attribute without a default has to be given. Biases, normalisations, activati
 multiply-accumulates, as in the tables of torchvision. "Own bytes" is a buffer of its own; an elementwise op
 may take over an input's bytes where the graph asks (`inplace=True`) or a profile allows. "Backward keeps" is
 what eager PyTorch saves for the backward pass.
+
+Shapes and demands are PyTorch's, held equal on random cases, with these exceptions. Taken here and not there, mostly
+as ONNX has it: `padding="same"` with a stride, asymmetric padding, pools padded by more than half a kernel (but less
+than a whole one), `clip` without bounds, steps below zero in `slice`, `reflect`, `replicate` and `circular` padding of
+any dimension, `bicubic` for any number of dimensions, None for a 1-D adaptive pool. Taken there and
+not here: inputs without a batch dimension, results without elements or dimensions, products with a vector. A 0 in
+`reshape` keeps a dimension, as in ONNX. Integers stay integers: `div`, `sum` and `sigmoid` of them give their type.
 """
     lines = ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
     for row in rows:

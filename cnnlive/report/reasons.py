@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +13,7 @@ from cnnlive.lowered import Lowered
 from cnnlive.plan.inference import InferencePlan, LiveBuffer
 from cnnlive.plan.rules import RuleOfThumb, rules_of_thumb
 
-__all__ = ["Reason", "inference_rule", "reasons", "stored_kinds"]
-
-_LISTED: Final = 3
+__all__ = ["Reason", "bytes_by_type", "inference_rule", "last_use", "reasons", "stored_kinds"]
 
 
 class Reason(NamedTuple):
@@ -25,9 +24,7 @@ class Reason(NamedTuple):
     words: str
 
 
-def inference_rule(
-    graph: Graph | Lowered, plan: InferencePlan, dtype: str | None = None, weight_dtype: str | None = None
-) -> RuleOfThumb:
+def inference_rule(graph: Graph | Lowered, plan: InferencePlan) -> RuleOfThumb:
     """Return the rule of thumb for inference at the batch and the types of a plan.
 
     Parameters
@@ -35,24 +32,38 @@ def inference_rule(
     graph : Graph or Lowered
         The network that was planned.
     plan : InferencePlan
-    dtype, weight_dtype : str, optional
-        As given to the planner. Default: the type that most bytes of the plan's activations have; `dtype`.
+        Where it was not made for one type, the rule takes the type that most bytes of the activations have.
 
     Returns
     -------
     RuleOfThumb
     """
+    dtype = plan.dtype if plan.dtype is None or isinstance(plan.dtype, str) else plan.dtype.get("*")
     if dtype is None:
-        nbytes: dict[str, int] = {}
-        for b in plan.buffers:
-            nbytes[b.dtype] = nbytes.get(b.dtype, 0) + b.nbytes
-        dtype = max(nbytes, key=nbytes.__getitem__, default="float32")
+        dtype = next(iter(bytes_by_type(plan)), "float32")
     rule = rules_of_thumb(graph, batch=plan.batch, dtype=dtype)["inference"]
-    if weight_dtype is None or weight_dtype == dtype:
+    if plan.weight_dtype is None or plan.weight_dtype == dtype:
         return rule
-    weights = rules_of_thumb(graph, batch=plan.batch, dtype=weight_dtype)["inference"].terms["weights"]
+    weights = rules_of_thumb(graph, batch=plan.batch, dtype=plan.weight_dtype)["inference"].terms["weights"]
     maps = rule.terms["two_maps"]
     return replace(rule, nbytes=weights + maps, terms={"weights": weights, "two_maps": maps})
+
+
+def bytes_by_type(plan: InferencePlan) -> dict[str, int]:
+    """Return the bytes of a plan's buffers by their type, the most first.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+
+    Returns
+    -------
+    dict of str to int
+    """
+    nbytes: dict[str, int] = {}
+    for b in plan.buffers:
+        nbytes[b.dtype] = nbytes.get(b.dtype, 0) + b.nbytes
+    return dict(sorted(nbytes.items(), key=lambda item: -item[1]))
 
 
 def reasons(plan: InferencePlan, rule: RuleOfThumb) -> tuple[Reason, ...]:
@@ -74,69 +85,76 @@ def reasons(plan: InferencePlan, rule: RuleOfThumb) -> tuple[Reason, ...]:
         running statistics, constants and batch counters. ``"parameters"``: parameters that the rule counts
         otherwise.
     """
-    net, lives = plan._net, plan._lives
     step = plan.peak_step
-    op = int(plan.order[step])
-    own = {int(lives.buffer[t]) for t in net.in_idx[net.in_ptr[op] : net.in_ptr[op + 1]]}
-    own |= {int(lives.buffer[t]) for t in range(int(net.out_ptr[op]), int(net.out_ptr[op + 1]))}
-    alive = np.flatnonzero((lives.born <= step) & (step < lives.dead)).tolist()
-    images = [t for t in alive if net.kind[t] == 1]
-    others = [t for t in alive if t not in own and net.kind[t] != 1]
-    mine = [t for t in alive if t in own and net.kind[t] != 1]
-
-    def total(tensors: list[int]) -> int:
-        return sum(int(plan._nbytes[t]) for t in tensors)
-
+    own = {b.name for b in (*plan.reads_at(step), *plan.writes_at(step))}
+    inputs = {b.name for b in plan.inputs}
+    alive = plan.live_at_peak
+    images = [b for b in alive if b.name in inputs]
+    others = [b for b in alive if b.name not in own | inputs]
+    mine = [b for b in alive if b.name in own - inputs]
+    reads_image = not own.isdisjoint(inputs)
     maps = rule.terms["two_maps"]
+    kind = plan.network.op_kinds[int(plan.order[step])]
     found = [
-        Reason("branch", total(others), _branch(plan, [plan._buffer(t) for t in others])),
-        Reason("input", total(images), _input(plan, images, own)),
-        Reason("scratch", plan.scratch_at_peak, f"{net.op_kinds[op]} allocates pool indices while it runs"),
-        Reason("op", total(mine) - maps, _op(plan, len(mine), total(mine), maps, not own.isdisjoint(images))),
+        Reason("branch", _total(others), _branch(plan, others)),
+        Reason("input", _total(images), _input(plan, images, own)),
+        Reason("scratch", plan.scratch_at_peak, f"{kind} allocates pool indices while it runs"),
+        Reason("op", _total(mine) - maps, _op(plan, len(mine), _total(mine), maps, reads_image)),
         Reason("buffers", plan.buffer_bytes, f"{stored_kinds(plan)} are counted"),
         Reason("parameters", plan.parameter_bytes - rule.terms["weights"], _parameters(plan)),
     ]
     return tuple(sorted((r for r in found if r.nbytes), key=lambda r: -abs(r.nbytes)))
 
 
-def _listed(words: list[str]) -> str:
-    more = len(words) - _LISTED
-    return ", ".join(words[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+def _total(buffers: Iterable[LiveBuffer]) -> int:
+    return sum(b.nbytes for b in buffers)
+
+
+def last_use(plan: InferencePlan, buffer: LiveBuffer) -> str:
+    """Say how long a buffer lives: ``"until layer1.1.add"`` or ``"to the end"``.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+    buffer : LiveBuffer
+
+    Returns
+    -------
+    str
+    """
+    if buffer.dead >= len(plan.order):
+        return "to the end"
+    return f"until {plan.network.op_names[plan.order[buffer.dead - 1]]}"
 
 
 def _branch(plan: InferencePlan, others: list[LiveBuffer]) -> str:
-    names = plan._net.op_names
-    last = plan.order.shape[0]
-    until = [
-        f"{b.name} (to the end)" if b.dead >= last else f"{b.name} (until {names[plan.order[b.dead - 1]]})"
-        for b in sorted(others, key=lambda b: -b.nbytes)
-    ]
-    count = "1 more tensor is" if len(others) == 1 else f"{len(others)} more tensors are"
-    return f"{count} alive than {plan.peak_op} reads and writes: {_listed(until)}"
+    if not others:
+        return ""
+    first = f"{others[0].name} {last_use(plan, others[0])}"
+    if len(others) == 1:
+        return f"one more tensor is alive: {first}"
+    return f"{len(others)} more tensors are alive, such as {first}"
 
 
-def _input(plan: InferencePlan, images: list[int], own: set[int]) -> str:
+def _input(plan: InferencePlan, images: list[LiveBuffer], own: set[str]) -> str:
     what = "the network's input is" if len(images) == 1 else f"{len(images)} inputs of the network are"
-    if own.issuperset(images):
-        return f"{what} counted: {plan.peak_op} reads it"
+    if own.issuperset(b.name for b in images):
+        return f"{what} counted: the op at the peak reads it"
     why = "the caller keeps it" if plan.profile.keeps_inputs else "a later op reads it"
     return f"{what} counted: {why}"
 
 
 def _op(plan: InferencePlan, n: int, nbytes: int, maps: int, reads_image: bool) -> str:
     tensors = "1 map" if n == 1 else f"{n} maps"
-    if reads_image:
-        takes = "take" if n > 1 else "takes"
-        words = f"{plan.peak_op} reads the input; besides, {tensors} {takes} {nbytes:,} B"
-        return f"{words}, the rule's two {maps:,} B"
-    words = f"{plan.peak_op} itself takes {nbytes:,} B in {tensors}, the rule's two maps {maps:,} B"
-    if nbytes > maps:
+    besides = " beside the input" if reads_image else ""
+    words = f"the op at the peak takes {nbytes:,} B in {tensors}{besides}, the rule's two {maps:,} B"
+    if nbytes > maps or reads_image:
         return words
     if plan.profile.fuse:
         return f"{words}: fused ops write one map where the rule sees several"
     if plan.profile.inplace == "dead":
         return f"{words}: ops overwrite what dies where the rule sees two maps"
-    return f"{words}: those are not the input and output of one op"
+    return f"{words}, which are not one op's"
 
 
 def stored_kinds(plan: InferencePlan) -> str:
@@ -150,7 +168,7 @@ def stored_kinds(plan: InferencePlan) -> str:
     -------
     str
     """
-    kinds = {plan._net.op_kinds[i] for i in np.flatnonzero(plan._net.counts[:, 3:].any(axis=1))}
+    kinds = {plan.network.op_kinds[i] for i in np.flatnonzero(plan.network.counts[:, 3:].any(axis=1))}
     norms = any("norm" in k for k in kinds)
     what = ["running statistics"] if norms else []
     what += ["constants"] if "parameter" in kinds else []

@@ -15,9 +15,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from cnnlive.plan.inference import InferencePlan, LiveBuffer, OpRow
+from cnnlive.plan.inference import InferencePlan, OpRow
 from cnnlive.plan.rules import RuleOfThumb
-from cnnlive.report.reasons import reasons, stored_kinds
+from cnnlive.report.reasons import bytes_by_type, last_use, reasons, stored_kinds
 from cnnlive.units import format_bytes, format_count
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "inference_report",
     "inference_summary",
     "is_ascii",
+    "note",
     "open_console",
     "ops_table",
     "plain_table",
@@ -36,6 +37,7 @@ __all__ = [
 
 PIPED_WIDTH: Final = 120
 _ANY_WIDTH: Final = 10_000
+_NARROW: Final = 76
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.-=+*#@"
 _IN_ASCII: Final = str.maketrans({"·": "-", "…": "...", "×": "x"})  # noqa: RUF001
@@ -100,29 +102,27 @@ def _percent(part: int, whole: int) -> str:
 
 def _verdict(difference: int, exact: int, cancels: bool) -> str:
     if difference == 0:
-        return "right by chance: what it misses cancels" if cancels else "the rule is right: two maps are all alive"
+        return (
+            "right by chance: what it misses cancels"
+            if cancels
+            else "the rule is right: two maps are all that is alive"
+        )
     return f"the rule is {_percent(difference, exact)} too {'low' if difference > 0 else 'high'}"
-
-
-def _dtypes(plan: InferencePlan) -> str:
-    nbytes: dict[str, int] = {}
-    for b in plan.buffers:
-        nbytes[b.dtype] = nbytes.get(b.dtype, 0) + b.nbytes
-    return " and ".join(sorted(nbytes, key=lambda d: -nbytes[d]))
 
 
 def _header(plan: InferencePlan) -> Text:
     rules = f"profile {plan.profile.name}{', fused' if plan.profile.fuse else ''}"
-    parts = [f"inference, batch {plan.batch}", _dtypes(plan), rules]
+    parts = [f"inference, batch {plan.batch}", " and ".join(bytes_by_type(plan)) or "no activations", rules]
     if plan.profile.inplace != "graph":
         parts.append(_INPLACE[plan.profile.inplace])
     return Text.assemble((plan.name or "network", "bold"), "  ", " · ".join(parts))
 
 
 def _counts(plan: InferencePlan) -> Text:
-    data = plan.to_dict()
+    n = plan.network.n_parameters
+    exact = f" ({n:,})" if n >= 10_000 else ""
     return Text(
-        f"{len(plan.order):,} ops · {format_count(data['parameters'])} parameters ({data['parameters']:,}) · "
+        f"{len(plan.order):,} ops · {format_count(n)} parameters{exact} · "
         f"{format_count(plan.macs)} multiply-accumulates"
     )
 
@@ -146,50 +146,71 @@ def _bound(plan: InferencePlan) -> str:
     return f"any order takes {plan.lower_bound:,} B or more"
 
 
-def _amounts(plan: InferencePlan, rule: RuleOfThumb) -> Table:
+def _amounts(plan: InferencePlan, rule: RuleOfThumb, columns: int) -> Table:
     """Return the exact figures, and the rule of thumb under them in the same columns."""
-    table = _grid("l", "r", "r", "l")
-    peak = [Text(t, "bold") for t in ("peak", *_bytes(plan.peak_bytes))]
-    table.add_row(*peak, "weights and activations")
-    table.add_row("  parameters", *_bytes(plan.parameter_bytes), "")
-    table.add_row("  buffers", *_bytes(plan.buffer_bytes), stored_kinds(plan) if plan.buffer_bytes else "")
-    table.add_row("  activations", *_bytes(plan.activation_peak_bytes), _bound(plan))
+    people = columns >= _NARROW
+    table = _grid(*("lrrl" if people else "lrl"))
+
+    def add(name: str, nbytes: int, words: str | Text, *, signed: bool = False, style: str = "") -> None:
+        cells = _bytes(nbytes, signed)
+        table.add_row(*(Text(t, style) for t in (name, *(cells if people else cells[1:]))), words)
+
+    add("peak", plan.peak_bytes, "weights and activations", style="bold")
+    add("  parameters", plan.parameter_bytes, "")
+    if plan.buffer_bytes:
+        add("  buffers", plan.buffer_bytes, stored_kinds(plan))
+    add("  activations", plan.activation_peak_bytes, _bound(plan))
     difference = plan.peak_bytes - rule.nbytes
     terms = reasons(plan, rule)
     table.add_row()
-    table.add_row("rule of thumb", *_bytes(rule.nbytes), rule.formula)
-    table.add_row(
-        "exact - rule",
-        *_bytes(difference, signed=True),
-        Text(_verdict(difference, plan.peak_bytes, bool(terms)), "green" if difference == 0 else "yellow"),
-    )
+    add("rule of thumb", rule.nbytes, rule.formula)
+    verdict = _verdict(difference, plan.peak_bytes, bool(terms))
+    add("exact - rule", difference, Text(verdict, "yellow" if difference else "green"), signed=True)
     for reason in terms:
-        table.add_row(f"  {reason.name}", *_bytes(reason.nbytes, signed=True), reason.words)
+        add(f"  {reason.name}", reason.nbytes, reason.words, signed=True)
     return table
 
 
-def _life(buffer: LiveBuffer) -> str:
-    return f"[{buffer.born}, {buffer.dead})"
+def _why(plan: InferencePlan) -> dict[str, str]:
+    """Return why each buffer is alive at the peak, by its name."""
+    reads, writes, inputs, outputs = (
+        {b.name for b in buffers}
+        for buffers in (plan.reads_at(plan.peak_step), plan.writes_at(plan.peak_step), plan.inputs, plan.outputs)
+    )
+    found = {}
+    for b in plan.live_at_peak:
+        if b.name in reads or b.name in writes:
+            done = [word for word, names in (("read", reads), ("written", writes)) if b.name in names]
+            found[b.name] = f"{' and '.join(done)} here"
+        elif b.name in inputs and plan.profile.keeps_inputs:
+            found[b.name] = "kept by the caller"
+        else:
+            found[b.name] = "an output" if b.name in outputs else last_use(plan, b)
+    return found
 
 
-def _at_peak(plan: InferencePlan, limit: int) -> tuple[Text, Table]:
-    kind = plan._net.op_kinds[int(plan.order[plan.peak_step])]
+def _at_peak(plan: InferencePlan, limit: int) -> tuple[Text, Lines]:
+    kind = plan.network.op_kinds[int(plan.order[plan.peak_step])]
     last = plan.order.shape[0] - 1
     where = f"peak at step {plan.peak_step} of 0 to {last}: "
     head = Text.assemble(where, (plan.peak_op, "bold"), f" ({kind})")
     live = plan.live_at_peak
-    table = _grid("l", "r", "r", "l")
-    table.columns[0].overflow = "fold"
-    table.columns[0].no_wrap = False
-    table.add_row("alive there", "", "", "shape, type, steps [born, dead)", style="dim")
-    for b in live[:limit]:
-        table.add_row(b.name, *_bytes(b.nbytes), f"{shape_text([b.shape])} {b.dtype} {_life(b)}")
+    why = _why(plan)
+    rows: list[tuple[str, ...]] = [
+        (b.name, *_bytes(b.nbytes), shape_text([b.shape]), b.dtype, f"[{b.born}, {b.dead})", why[b.name])
+        for b in live[:limit]
+    ]
     if len(live) > limit:
         rest = live[limit:]
-        table.add_row(f"({len(rest)} more)", *_bytes(sum(b.nbytes for b in rest)), "")
+        rows.append((f"({len(rest)} more)", *_bytes(sum(b.nbytes for b in rest)), "", "", "", ""))
     if plan.scratch_at_peak:
-        table.add_row("(scratch)", *_bytes(plan.scratch_at_peak), "while the op runs")
-    return head, table
+        rows.append(("(scratch)", *_bytes(plan.scratch_at_peak), "", "", "", "while the op runs"))
+    heads = [("alive there", "l"), ("", "r"), ("", "r"), ("shape", "l"), ("type", "l"), ("[born, dead)", "l"),
+             ("why", "l")]  # fmt: skip
+    if len(bytes_by_type(plan)) == 1:  # the header says it
+        rows = [row[:4] + row[5:] for row in rows]
+        del heads[4]
+    return head, Lines(heads, rows, gives=0, may_go=(1, len(heads) - 2, 3), least=20)
 
 
 def _counted(plan: InferencePlan) -> str:
@@ -205,7 +226,7 @@ def _counted(plan: InferencePlan) -> str:
 
 
 def inference_report(
-    plan: InferencePlan, rule: RuleOfThumb, *, live: int = 6, width: int = 60, ascii_only: bool = False
+    plan: InferencePlan, rule: RuleOfThumb, *, live: int = 6, columns: int = 120, ascii_only: bool = False
 ) -> RenderableType:
     """Report an inference plan on one screen, the rule of thumb beside the exact figure.
 
@@ -216,8 +237,8 @@ def inference_report(
         The rule for inference on the same network, batch and type.
     live : int
         Most tensors that are listed at the peak.
-    width : int
-        Most columns of the timeline.
+    columns : int
+        Width of the screen: a narrow one gets no amounts for people, a shorter timeline.
     ascii_only : bool
         Draw with ASCII characters.
 
@@ -230,14 +251,15 @@ def inference_report(
         _header(plan),
         _counts(plan),
         "",
-        _indented(_amounts(plan, rule), "", head, table, "", _timeline(plan, width, ascii_only)),
+        _indented(_amounts(plan, rule, columns), "", head, table, "", _timeline(plan, columns, ascii_only)),
         "",
         Text(_counted(plan), "dim"),
     )
 
 
-def _timeline(plan: InferencePlan, width: int, ascii_only: bool) -> Group:
+def _timeline(plan: InferencePlan, columns: int, ascii_only: bool) -> Group:
     n = len(plan.order)
+    width = max(1, min(60, columns - 4))
     return Group(
         f"activations over the {n:,} steps, 0 to {format_bytes(plan.activation_peak_bytes)}",
         Text(sparkline(plan.timeline.tolist(), width, ascii_only=ascii_only), "cyan", no_wrap=True),
@@ -245,7 +267,7 @@ def _timeline(plan: InferencePlan, width: int, ascii_only: bool) -> Group:
 
 
 def inference_summary(
-    plan: InferencePlan, rule: RuleOfThumb, *, width: int = 60, ascii_only: bool = False
+    plan: InferencePlan, rule: RuleOfThumb, *, columns: int = 120, ascii_only: bool = False
 ) -> RenderableType:
     """Report an inference plan in a few lines: sums, the rule and why it differs, the timeline.
 
@@ -253,8 +275,8 @@ def inference_summary(
     ----------
     plan : InferencePlan
     rule : RuleOfThumb
-    width : int
-        Most columns of the timeline.
+    columns : int
+        Width of the screen.
     ascii_only : bool
         Draw with ASCII characters.
 
@@ -262,7 +284,8 @@ def inference_summary(
     -------
     rich renderable
     """
-    return Group(_header(plan), _counts(plan), _indented(_amounts(plan, rule), _timeline(plan, width, ascii_only)))
+    parts = _amounts(plan, rule, columns), _timeline(plan, columns, ascii_only)
+    return Group(_header(plan), _counts(plan), _indented(*parts))
 
 
 class Lines:
@@ -277,6 +300,10 @@ class Lines:
         Row to set in bold.
     gives : int
         Column that loses its beginning where the lines are too wide: names differ at the end.
+    may_go : sequence of int
+        Columns that are left out on a narrow screen, the first of them first.
+    least : int
+        Width of the column that gives, below which others are left out.
     """
 
     def __init__(
@@ -285,8 +312,10 @@ class Lines:
         rows: Sequence[Sequence[str]],
         bold: int | None = None,
         gives: int = 1,
+        may_go: Sequence[int] = (),
+        least: int = 8,
     ) -> None:
-        self.heads, self.rows, self.bold, self.gives = heads, rows, bold, gives
+        self.heads, self.rows, self.bold, self.gives, self.may_go, self.least = heads, rows, bold, gives, may_go, least
         columns = zip(*rows, strict=True) if rows else [()] * len(heads)
         self.widths = [max(map(len, (h, *c))) for (h, _), c in zip(heads, columns, strict=True)]
 
@@ -294,12 +323,19 @@ class Lines:
         total = sum(self.widths) + 2 * len(self.widths) - 2
         return Measurement(total, total)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def _fit(self, most: int) -> tuple[list[int], list[int]]:
+        """Return the columns that are shown in `most` characters, and the width of each column."""
         widths = list(self.widths)
-        over = sum(widths) + 2 * len(widths) - 2 - options.max_width
-        if over > 0:
-            widths[self.gives] = max(8, len(self.heads[self.gives][0]), widths[self.gives] - over)
-        left = [side == "l" for _, side in self.heads]
+        shown = list(range(len(widths)))
+        least = min(max(self.least, len(self.heads[self.gives][0])), widths[self.gives])
+        leaving = list(self.may_go)
+        while (over := sum(widths[c] + 2 for c in shown) - 2 - most) > widths[self.gives] - least and leaving:
+            shown.remove(leaving.pop(0))
+        widths[self.gives] = max(least, widths[self.gives] - max(over, 0))
+        return shown, widths
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown, widths = self._fit(options.max_width)
         most = widths[self.gives]
         dots = "..." if is_ascii(console) else "…"
 
@@ -307,7 +343,9 @@ class Lines:
             texts = list(cells)
             if len(texts[self.gives]) > most:
                 texts[self.gives] = dots + texts[self.gives][len(dots) - most :]
-            aligned = [t.ljust(w) if at_left else t.rjust(w) for t, w, at_left in zip(texts, widths, left, strict=True)]
+            aligned = [
+                texts[c].ljust(widths[c]) if self.heads[c][1] == "l" else texts[c].rjust(widths[c]) for c in shown
+            ]
             return Segment("  ".join(aligned).rstrip()[: options.max_width], Style(bold=True) if bold else None)
 
         yield line([head for head, _ in self.heads], True)
@@ -334,7 +372,7 @@ def timeline_table(plan: InferencePlan, *, width: int = 30, ascii_only: bool = F
     """
     top = max(plan.activation_peak_bytes, 1)
     bar = "#" if ascii_only else "█"
-    names = plan._net.op_names
+    names = plan.network.op_names
     rows = [
         (str(step), f"{nbytes:,}", bar * (nbytes * width // top), names[op])
         for step, (nbytes, op) in enumerate(zip(plan.timeline.tolist(), plan.order.tolist(), strict=True))
@@ -376,13 +414,14 @@ def ops_table(rows: Sequence[OpRow], plan: InferencePlan, *, narrow: bool = Fals
         kind = [] if narrow else [row.op]
         cells.append([str(row.step), row.name, *kind, shape_text(row.output_shapes), *numbers])
     human, exact = _bytes(plan.activation_peak_bytes)
-    data = plan.to_dict()
     shown = "" if len(rows) == len(plan.order) else f"{len(rows):,} of "
     foot = (
-        f"{shown}{len(plan.order):,} ops · {data['parameters']:,} parameters · {plan.macs:,} MACs\n"
+        f"{shown}{len(plan.order):,} ops · {plan.network.n_parameters:,} parameters · {plan.macs:,} MACs\n"
         f"most alive: {human} ({exact}) at step {plan.peak_step}, {plan.peak_op}"
     )
-    return Group(_header(plan), "", Lines(heads, cells, bold), "", Text(foot))
+    words = "output: bytes that the op allocates, none for a view or in place; live: all that is alive while it runs"
+    table = Lines(heads, cells, bold, may_go=(3, 4) if narrow else (), least=12)
+    return Group(_header(plan), "", table, "", Text(foot), Text(words, "dim"))
 
 
 def plain_table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
@@ -405,6 +444,11 @@ def plain_table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]])
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def note(words: str) -> Group:
+    """Return a line under a table, such as what else to try."""
+    return Group("", Text(words, "dim"))
 
 
 def open_console() -> Console:
@@ -434,13 +478,13 @@ def show(console: Console, renderable: RenderableType, *, widen: bool = True) ->
         From :func:`open_console`.
     renderable : rich renderable
     widen : bool
-        What goes to a pipe or a file is as wide as it needs to be, so that no name is cut.
+        What goes to a pipe or a file is as wide as its longest line; else sentences wrap, but no name is cut.
     """
     if console.is_terminal:
         console.print(renderable)
         return
-    width = console.measure(renderable, options=console.options.update(width=_ANY_WIDTH)).maximum if widen else 0
-    console.width = max(console.width, width)
+    needs = console.measure(renderable, options=console.options.update(width=_ANY_WIDTH))
+    console.width = max(console.width, needs.maximum if widen else needs.minimum)
     with console.capture() as captured:
         console.print(renderable)
     text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"

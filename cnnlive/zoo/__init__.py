@@ -6,18 +6,17 @@ implementation (torchvision's where it has the net) as names and scopes.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from cnnlive.errors import AttributeValueError, CnnliveError, UnknownNetError
+from cnnlive.errors import AttributeValueError, CnnliveError, UnknownNetError, close_names
 
 if TYPE_CHECKING:
     from cnnlive.graph import Graph
 
-__all__ = ["arguments", "load", "names"]
+__all__ = ["arguments", "families", "family_of", "load", "names"]
 
 # Which file builds which nets; a file is imported when one of its nets is asked for. Its NETS maps each
 # name to a function (train, *, num_classes, resolution, ...) -> Graph.
@@ -76,13 +75,28 @@ def names(family: str | None = None) -> list[str]:
     return sorted(_FAMILIES[family])
 
 
-def _builder(name: str) -> Callable[..., Graph]:
+def families() -> dict[str, tuple[str, ...]]:
+    """Return the networks of each family, both in the order in which people list them: sizes from the smallest on."""
+    return dict(_FAMILIES)
+
+
+def family_of(name: str) -> str:
+    """Return the family of a network.
+
+    Raises
+    ------
+    UnknownNetError
+        If there is no network of that name.
+    """
     family = _FAMILY_OF.get(name)
     if family is None:
-        close = difflib.get_close_matches(str(name), _FAMILY_OF, n=3)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        hint = close_names(name, _FAMILY_OF)
         raise UnknownNetError(f"unknown network {name!r}{hint} (cnnlive.zoo.names() lists all {len(_FAMILY_OF)})")
-    module = importlib.import_module(f"cnnlive.zoo.{family}")
+    return family
+
+
+def _builder(name: str) -> Callable[..., Graph]:
+    module = importlib.import_module(f"cnnlive.zoo.{family_of(name)}")
     builder: Callable[..., Graph] = module.NETS[name]
     return builder
 
@@ -99,7 +113,7 @@ def arguments(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name != "train"}
 
 
-def load(name: str, train: bool = False, **args: Any) -> Graph:
+def load(name: str, /, train: bool = False, **args: Any) -> Graph:
     """Build a network of the zoo.
 
     Parameters
