@@ -5,13 +5,13 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py
 
-.PHONY: demo test lint format bench docs clean fresh help
+.PHONY: demo test lint format bench bench-table docs clean fresh help
 
 help:
 	@echo "make demo   what VGG-16, ResNet-50 and an ONNX file cost"
 	@echo "make test   the whole suite, then the kernels uncompiled (coverage) and bounds-checked"
 	@echo "make lint   ruff and mypy --strict"
-	@echo "make bench  benchmarks"
+	@echo "make bench  benchmarks; make bench-table writes their figures into the README"
 	@echo "make docs   write the generated pages of docs/"
 	@echo "make clean  remove caches and build products; make fresh removes .venv too"
 
@@ -33,7 +33,12 @@ format: $(VENV)/.lint-stamp
 	$(PY) -m ruff format
 
 bench: $(VENV)/.test-stamp
-	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-columns=min,median,iqr,rounds -q
+	@mkdir -p .benchmarks
+	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-columns=min,median,iqr,rounds -q \
+		--benchmark-json=.benchmarks/latest.json
+
+bench-table: bench
+	@$(PY) tools/bench_table.py .benchmarks/latest.json
 
 docs: $(VENV)/.demo-stamp
 	@$(PY) tools/generate_docs.py

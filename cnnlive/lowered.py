@@ -87,6 +87,8 @@ class Lowered(Columns):
         Shape rule and its columns, see :mod:`cnnlive._kernels.shapes`.
     macs_rule, weight_rule, owner : (n_ops,), (n_ops, 6), (n_ops, 4)
         See :mod:`cnnlive._kernels.counts`.
+    tied : (n_tied, 3)
+        Op, role (0 to 3, as in `owner`) and the op that holds what the first shares.
     alias : (n_ops,)
         0 writes bytes of its own, 1 view of input 0, 2 overwrites input 0 as the graph says, 3 may
         overwrite input 0, 4 may overwrite input 0 or 1.
@@ -122,6 +124,7 @@ class Lowered(Columns):
     macs_rule: I64
     weight_rule: I64
     owner: I64
+    tied: I64
     alias: I64
     fold: I64
     index_bytes: I64
@@ -363,6 +366,7 @@ def _lower(graph: Graph) -> Lowered:
     macs_rule: list[int] = []
     weight_rule: list[tuple[int, ...]] = []
     owner: list[tuple[int, ...]] = []
+    ties: list[tuple[int, int, str]] = []
     alias: list[int] = []
     fold: list[int] = []
     index_bytes: list[int] = []
@@ -401,6 +405,8 @@ def _lower(graph: Graph) -> Lowered:
         weight_rule.append(weight_columns(entry, in_shapes, data))
         tied = data.get("tied")
         owner.append(tuple(int(role not in tied) for role in _ROLES) if tied else _OWNS_ALL)
+        if tied:
+            ties += [(op, k, tied[role]) for k, role in enumerate(_ROLES) if role in tied]
         alias.append(_alias_code(entry.alias, entry.overwrites, bool(data.get("inplace"))))
         fold.append(_FOLDS[entry.folds] if entry.folds != "norm" or data.get("track_running_stats") else 0)
         index_bytes.append(8 if entry.indices and n_out == 1 else 0)
@@ -415,6 +421,7 @@ def _lower(graph: Graph) -> Lowered:
     is_output = np.zeros(n_tensors, np.int64)
     is_output[[first[t.node] + t.output for t in graph.outputs]] = 1
     names = tuple(first)
+    number = {name: op for op, name in enumerate(names)} if ties else {}
     before = _overwritten_readers(names, kinds, alias, inputs, first, out_count, kind, is_output)
     before_ptr, before_idx = _csr(before)
     batch = next((shapes[n][0][0] for n, k in zip(names, kinds, strict=True) if k == "input"), 1)
@@ -427,6 +434,7 @@ def _lower(graph: Graph) -> Lowered:
         producer=_column(producer), reads=_column(np.bincount(in_idx, minlength=n_tensors)), kind=_column(kind),
         is_output=_column(is_output), dtype=_column(dtype), rule=_column(rule), attr_ptr=_column(attr_ptr),
         attr=_column(attr), macs_rule=_column(macs_rule), weight_rule=_column(weight_rule), owner=_column(owner),
+        tied=_column([(op, role, number[other]) for op, role, other in ties], (len(ties), 3)),
         alias=_column(alias), fold=_column(fold), index_bytes=_column(index_bytes), before_ptr=before_ptr,
         before_idx=before_idx, batch=batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
@@ -551,6 +559,15 @@ def _fuse(net: Lowered) -> Lowered:
             gone[last] = True
         dtype[written] = dtype[last]
         out_of[written] |= out_of[last]
+    # What only a vanished normalisation held is held by the first that shares it, and tied to that by the rest.
+    ties, heirs = [], dict[tuple[int, int], int]()
+    for op, role, holder in net.tied.tolist():
+        if dropped[op]:
+            continue
+        if dropped[holder] and heirs.setdefault((holder, role), op) == op:
+            owner[op, role] = 1
+        else:
+            ties.append((op, role, heirs.get((holder, role), holder)))
     kept_ops = np.flatnonzero(~dropped)
     kept_tensors = np.flatnonzero(~gone)
     new_op = np.cumsum(~dropped) - 1
@@ -582,7 +599,9 @@ def _fuse(net: Lowered) -> Lowered:
         reads=_column(np.bincount(in_csr[1], minlength=len(kept_tensors))), kind=_column(net.kind[kept_tensors]),
         is_output=_column(out_of[kept_tensors]), dtype=_column(dtype[kept_tensors]), rule=_column(net.rule[kept_ops]),
         attr_ptr=attr_csr[0], attr=attr_csr[1], macs_rule=_column(net.macs_rule[kept_ops]),
-        weight_rule=_column(weight_rule[kept_ops]), owner=_column(owner[kept_ops]), alias=_column(net.alias[kept_ops]),
+        weight_rule=_column(weight_rule[kept_ops]), owner=_column(owner[kept_ops]),
+        tied=_column([(new_op[op], role, new_op[holder]) for op, role, holder in ties], (len(ties), 3)),
+        alias=_column(net.alias[kept_ops]),
         fold=_column(net.fold[kept_ops]), index_bytes=_column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
         before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip

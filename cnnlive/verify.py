@@ -67,8 +67,8 @@ def check_inference(graph: Graph, plan: Any) -> None:
 
     Whatever an op reads has to lie in a buffer that is alive, with bytes that nobody has overwritten since
     they were written for it; outputs have to be intact at the end; an op may share bytes only where the
-    operator table and the profile let it; the timeline has to be the sum of the buffers alive plus scratch, and
-    the peak its maximum.
+    operator table and the profile let it, and never those of a stored parameter; the timeline has to be the sum
+    of the buffers alive plus scratch, and the peak its maximum.
 
     Parameters
     ----------
@@ -99,8 +99,7 @@ def check_inference(graph: Graph, plan: Any) -> None:
         for t in graph.tensors_of(name):
             _write(graph, plan, t, reads, valid, buffers, stored, step)
     for t in graph.outputs:
-        if t.node not in stored:
-            _check_readable("the caller", len(order) - 1, t, valid, buffers, stored)
+        _check_readable("the caller", len(order) - 1, t, valid, buffers, stored)
     _check_timeline(graph, plan, order)
 
 
@@ -148,6 +147,9 @@ def _write(
         valid[t.name] = _Region(home, source.pieces + piece)
         return
     allowed = (0,) if asked else entry.overwrites if plan.profile.inplace == "dead" else ()
+    kept = plan.profile.keeps_inputs and not asked and home in {i.name for i in graph.inputs}
+    if home in stored or kept:
+        allowed = ()
     taken = [r for i, r in enumerate(reads) if i in allowed and valid[r.name].buffer == home]
     if not taken:
         raise VerificationError(f"{t.node} may not take over the bytes of {home}")

@@ -152,6 +152,24 @@ def test_a_forked_child_plans_after_its_parent_has():
         assert pool.map(_peak, (1, 2, 3, 4)) == expected
 
 
+def test_after_warming_up_nothing_is_left_to_compile():
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import cnnlive, kernels\n"
+        "def compiled():\n"
+        "    return {name: list(getattr(k, 'signatures', [])) for name, k in kernels.all_kernels().items()}\n"
+        "cnnlive.warm_up()\n"
+        "warm = compiled()\n"
+        "graph = cnnlive.zoo.load('unet', resolution=64)\n"
+        "for options in ({}, {'profile': 'torch_fx'}, {'inplace': 'dead'}, {'fuse': True}, {'dtype': 'int8'}):\n"
+        "    plan = cnnlive.plan_inference(graph, batch=3, **options)\n"
+        "    cnnlive.plan_inference(graph, order=plan.order.tolist(), **options)\n"
+        "    plan.live_at_peak, plan.ops\n"
+        "print(warm == compiled())\n"
+    )
+    assert run(code).strip() == "True"
+
+
 MODULES = sorted(m.name for m in pkgutil.walk_packages(cnnlive.__path__, "cnnlive.") if "__main__" not in m.name)
 
 

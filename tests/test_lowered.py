@@ -243,3 +243,30 @@ def test_an_order_may_put_a_view_that_nobody_reads_anywhere():
     g.output(r)
     for order in (["y", "unread", "r"], ["y", "r", "unread"]):
         assert plan_inference(g, order=order).activation_peak_bytes == 2 * 32
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_shared_convolution_takes_a_bias_of_its_own_from_each_norm(bias):
+    g = Graph()
+    x = g.input((1, 4, 2, 2))
+    for name, tied in (("a", None), ("b", "a")):
+        y = g.op("conv2d", x, out_channels=4, kernel_size=1, bias=bias, name=name, tied=tied)
+        g.batch_norm2d(y, name=f"{name}_norm")
+    net = lower(g)
+    assert (net.n_parameters, net.n_buffers) == (16 + 4 * bias + 2 * (4 + 4), 2 * 8)
+    assert (net.fused().n_parameters, net.fused().n_buffers) == (16 + 2 * 4, 0)
+
+
+def test_what_a_folded_norm_held_stays_with_those_that_share_it():
+    g = Graph()
+    x = g.input((1, 4, 2, 2))
+    y = g.batch_norm2d(g.conv2d(x, 4, 1, bias=False), name="folds")
+    y = g.op("batch_norm2d", g.relu(y), name="second", tied="folds")
+    g.op("batch_norm2d", g.sigmoid(y), name="third", tied="folds")
+    net = lower(g)
+    assert (net.n_parameters, net.n_buffers) == (16 + 8, 8)
+    # The convolution gets a bias of its own; what "second" and "third" share is still there, once.
+    fused = net.fused()
+    assert (fused.n_parameters, fused.n_buffers) == (16 + 4 + 8, 8)
+    assert {fused.op_names[op]: fused.op_names[holder] for op, _, holder in fused.tied.tolist()} == {"third": "second"}
+    assert fused.fused().n_parameters == fused.n_parameters

@@ -715,6 +715,40 @@ def test_all_tensors_together_stay_below_2_to_the_62_bytes_exactly():
         plan_inference(g, batch=2**23)
 
 
+def test_types_per_op_follow_bytes_and_not_names():
+    g = Graph()
+    y = g.conv2d(g.input((1, 1, 2, 2), name="x"), 4, 1, name="y")  # 16 numbers
+    a, b = g.chunk(y, 2, name="cut")
+    a = g.relu(a, inplace=True, name="r")
+    g.concat([a, b], name="cat")
+    as_built = plan_inference(g)
+    assert as_built.timeline.tolist() == [16, 16 + 64, 64, 64, 128]
+    plan = plan_inference(g, dtype={"y": "int8"})  # the pieces and what works in one of them are y's bytes
+    assert plan.timeline.tolist() == [16, 16 + 16, 16, 16, 16 + 64]
+    apart = plan_inference(g, dtype={"y": "int8"}, inplace="never")  # here r writes bytes of its own
+    assert apart.timeline.tolist() == [16, 32, 16, 16 + 32, 16 + 32 + 64]
+    apart = plan_inference(g, dtype={"r": "float16"}, inplace="never")
+    assert apart.timeline.tolist() == [16, 80, 64, 64 + 16, 64 + 16 + 64]
+    with pytest.raises(errors.DTypeError, match=r"cut \(chunk\) writes no bytes of its own"):
+        plan_inference(g, dtype={"cut": "int8"}, inplace="never")
+
+
+def test_a_batch_may_be_an_integer_of_numpy():
+    assert plan_inference(chain(), batch=np.int64(1)).batch == 1
+    assert plan_inference(chain(), batch=np.int32(3)).timeline.tolist() == [384, 1152, 768, 960]
+
+
+@pytest.mark.parametrize("op", ["add", "add_n"])
+def test_what_broadcasting_makes_fits_into_none_of_its_inputs(op):
+    g = Graph()
+    x = g.input((1, 4, 4, 4))  # 256 bytes
+    a, b = g.mean(x, (2, 3), True), g.mean(x, 1, True)  # 16 and 64
+    g.op(op, a, b)
+    plan = plan_inference(g, inplace="dead")
+    assert plan.timeline.tolist() == [256, 256 + 16, 256 + 16 + 64, 16 + 64 + 256]
+    assert plan.lower_bound == 16 + 64 + 256
+
+
 # ------------------------------------------------------------------ measured in PyTorch
 
 TRUTH = json.loads((Path(__file__).parent / "data" / "torch_fx_inference.json").read_text(encoding="utf-8"))

@@ -155,3 +155,15 @@ def test_what_is_stored_is_readable_at_any_time():
     p = g.parameter((1, 2, 4, 4), name="p")
     g.output(g.add(g.input((1, 2, 4, 4)), p), p)
     check_inference(g, plan_inference(g))
+
+
+def test_what_is_stored_or_kept_by_the_caller_is_never_taken_over():
+    g = Graph()
+    x, p = g.input((1, 4), name="x"), g.parameter((1, 4), name="p")
+    g.add(g.sigmoid(x, name="y"), g.tanh(p, name="z"), name="sum")
+    with pytest.raises(VerificationError, match="z may not take over the bytes of p"):
+        check_inference(g, stolen(plan_inference(g), "z", "p"))
+    with pytest.raises(VerificationError, match="y may not take over the bytes of x"):
+        check_inference(g, stolen(plan_inference(g, profile="torch_fx"), "y", "x"))
+    check_inference(g, plan_inference(g, inplace="dead"))  # an input that nobody keeps may be
+    assert plan_inference(g, inplace="dead").buffer_of["y"] == "x"

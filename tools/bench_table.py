@@ -1,0 +1,87 @@
+"""Write the README's benchmark section from a pytest-benchmark JSON file: ``bench_table.py results.json``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).parents[1] / "README.md"
+SECTION = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
+SIZES = (100, 10_000, 100_000)
+
+
+def seconds(value: float) -> str:
+    """Format a time with three digits and a unit."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Format a Markdown table."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def section(data: dict[str, Any]) -> str:
+    """Return the section's text: medians, and ratios to plain Python measured in the same run."""
+    found = {b["name"]: b for b in data["benchmarks"]}
+    median = {name: b["stats"]["median"] for name, b in found.items()}
+    kernels = sorted({m.group(1) for name in found if (m := re.fullmatch(r"test_uncompiled\[(\w+)\]", name))})
+    rows = []
+    for kernel in kernels:
+        per_op = [found[f"test_kernel[{n}-{kernel}]"]["extra_info"]["ns_per_op"] for n in SIZES]
+        ratio = median[f"test_uncompiled[{kernel}]"] / median[f"test_kernel[100-{kernel}]"]
+        rows.append([f"`{kernel}`", *(f"{ns:.1f}" for ns in per_op), f"{ratio:.0f}x"])
+    plain = median["test_plan_in_plain_python"]
+    work = [
+        ("plan a prepared ResNet-50 (176 ops)", "test_plan_prepared"),
+        ("the same, liveness on Python lists", "test_plan_in_plain_python"),
+        ("the same in another order, checked", "test_plan_in_another_order"),
+        ("lower a ResNet-50 from networkx", "test_lower_from_networkx"),
+        ("build a ResNet-50 from the zoo", "test_build_from_the_zoo"),
+        ("fresh process: Python alone", "test_bare_interpreter"),
+        ("fresh process: `import cnnlive`", "test_import_cnnlive"),
+        ("fresh process: first answer, warm kernel cache", "test_first_answer_with_a_warm_cache"),
+        ("fresh process: first answer, empty kernel cache", "test_first_answer_with_a_cold_cache"),
+        ("fresh process: `cnnlive inference resnet50`, warm", "test_command_line_with_a_warm_cache"),
+    ]
+    machine = data["machine_info"]
+    cpu = machine.get("cpu", {}).get("brand_raw") or platform.processor()
+    versions = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "networkx"))
+    lines = [
+        f"Medians of one run of `make bench` on {machine.get('cpu', {}).get('count', '?')} shared cores of {cpu}, "
+        f"CPython {machine['python_version']}, {versions}; one thread. `make bench` measures on your machine and "
+        "`tools/bench_table.py` writes these tables.",
+        "",
+        *table(["kernel, ns per op at", *(f"{n:,} ops" for n in SIZES), "uncompiled, 100 ops"], rows),
+        "",
+        *table(
+            ["", "median", "to plain Python lists"],
+            [[text, seconds(median[name]), _ratio(median[name] / plain, name)] for text, name in work],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(value: float, name: str) -> str:
+    return f"{value:.2g}x" if name.startswith("test_plan") else ""
+
+
+def main() -> None:
+    """Rewrite the section of the README."""
+    data = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    text = section(data)
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(SECTION.sub(lambda m: m.group(1) + text + m.group(2), readme), encoding="utf-8")
+    print(f"wrote the benchmark section of {README.name}")
+
+
+if __name__ == "__main__":
+    main()
