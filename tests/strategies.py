@@ -35,6 +35,13 @@ def graphs(draw, max_ops=12, inplace=True):
         (ra, pa), (rb, pb) = way[a.name], way[b.name]
         return ra == rb and all(x == y or x[0] != y[0] for x, y in zip(pa, pb, strict=False))
 
+    def computed(op, x, *others, here):
+        """Add an elementwise op; in place (`here`) what shares the bytes of `x` can no longer be read."""
+        y = g.op(op, x, *others, **({"inplace": True} if here else {}))
+        gone = [t for t in live if here and overlap(t, x)]
+        put(y, x if here else None)
+        live[:] = [t for t in live if t not in gone]
+
     for _ in range(draw(integer(1, 2))):
         put(g.input((1, draw(st.sampled_from([2, 4])), 4, 4)))
     stored = set()
@@ -66,24 +73,11 @@ def graphs(draw, max_ops=12, inplace=True):
         may = inplace and not owner_is_stored
         if kind == "unary":
             op = draw(st.sampled_from(UNARY))
-            here = may and op in INPLACE and draw(st.booleans())
-            y = g.op(op, x, **({"inplace": True} if here else {}))
-            if here:
-                gone = [t for t in live if overlap(t, x)]
-                put(y, x)
-                live[:] = [t for t in live if t not in gone]
-            else:
-                put(y)
+            computed(op, x, here=may and op in INPLACE and draw(st.booleans()))
         elif kind == "binary":
             other = same[draw(integer(0, len(same) - 1))]
             here = may and draw(st.booleans())
-            y = g.op(draw(st.sampled_from(BINARY)), x, other, inplace=here)
-            if here:
-                gone = [t for t in live if overlap(t, x)]
-                put(y, x)
-                live[:] = [t for t in live if t not in gone]
-            else:
-                put(y)
+            computed(draw(st.sampled_from(BINARY)), x, other, here=here)
         elif kind == "norm":
             put(g.batch_norm2d(x, affine=draw(st.booleans())))
         elif kind == "layer_norm":
