@@ -836,7 +836,7 @@ class Builder:
         self,
         x: Tensor,
         dim: Ints,
-        start: int | Sequence[int | None] | None = 0,
+        start: int | Sequence[int | None] | None = None,
         stop: int | Sequence[int | None] | None = None,
         step: Ints = 1,
         *,

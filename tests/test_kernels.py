@@ -438,3 +438,37 @@ def test_a_factor_that_leaves_nothing_of_any_dimension_is_refused(factors):
 @pytest.mark.parametrize(("batch", "first"), [(0, 5), (1, 1), (7, 7)])
 def test_a_batch_replaces_the_first_dimension_and_0_keeps_it(batch, first):
     assert propagate([0], [[5, 3]], [[]], [1], batch=batch)[3].tolist() == [[first, 3, 1, 1, 1, 1]]
+
+
+def test_all_six_dimensions_are_followed():
+    g = Graph()
+    x = g.input((2, 3, 1, 2, 4, 5))
+    y = g.add(g.relu(x), g.parameter((7, 1, 1, 5)))  # same, then broadcast into the third dimension
+    assert y.shape == (2, 3, 7, 2, 4, 5)
+    g.concat([y, y], dim=-1)
+    g.permute(y, (5, 4, 3, 2, 1, 0))
+    g.split(y, (1, 4), dim=5)
+    g.slice(y, 5, 1, 3)
+    g.pad(y, (1, 1))
+    g.linear(y, 9)
+    g.sum(y, 5)
+    g.expand(g.mean(y, 5, True), (2, 3, 7, 2, 4, 6))
+    g.matmul(y, g.parameter((5, 8)))
+    g.flatten(y, 4)
+    g.reshape(g.flatten(y), (2, 3, 7, 2, 4, -1))
+    g.unsqueeze(g.squeeze(g.mean(y, 5, True), 5), 5)
+    assert_shapes_equal_the_rules(g)
+    assert_shapes_equal_the_rules(g, 3)
+    assert lower(g).sizes.numel[:4].tolist() == [240, 240, 35, 1680]
+
+
+def test_several_dimensions_are_inserted_dropped_and_reduced_at_once():
+    g = Graph()
+    x = g.input((2, 3))
+    shapes = {(0, 1): (1, 1, 2, 3), (0, 2): (1, 2, 1, 3), (1, 2): (2, 1, 1, 3), (0, 2, 4): (1, 2, 1, 3, 1)}
+    for dims, shape in shapes.items():
+        y = g.unsqueeze(x, dims)
+        assert y.shape == shape
+        assert g.squeeze(y, dims).shape == (2, 3)
+        assert g.mean(g.expand(y, (7, *y.shape[1:])) if shape[0] == 1 else y, dims).shape == (2, 3)
+    assert_shapes_equal_the_rules(g)

@@ -294,3 +294,38 @@ def test_a_fused_op_writes_the_type_of_its_last_part(registered):
     assert plan.timeline.tolist() == [64, 64 + 32]
     assert [(b.name, b.dtype) for b in plan.buffers] == [("input", "float32"), ("conv+q", "int8")]
     assert plan.weight_bytes == 4 * (2 + 2)  # the weights are floating as before
+
+
+def test_weights_of_a_layer_need_not_come_with_its_shapes(registered):
+    registered(
+        name="same_conv",
+        summary="A convolution that keeps its size.",
+        shape="same",
+        weights="conv",
+        attributes={k: OPERATORS["conv2d"].attributes[k] for k in ("out_channels", "kernel_size", "groups", "bias")},
+    )
+    registered(
+        name="project",
+        summary="A matrix that is stored, and a result of another shape.",
+        shape=lambda shapes, a: (shapes[0][:1],),
+        weights="linear",
+        attributes=dict(OPERATORS["linear"].attributes),
+    )
+    g = Graph()
+    x = g.input((1, 4, 6, 6))
+    g.op("same_conv", x, out_channels=6, kernel_size=3, groups=2)
+    g.op("project", x, out_features=5)
+    expected = 4 * 6 // 2 * 9 + 6 + 6 * 5 + 5
+    assert lower(g).n_parameters == g.n_parameters == expected
+
+
+@pytest.mark.parametrize("columns", [{"macs": "conv"}, {"macs": "linear", "shape": "linear"}, {"macs": "matmul"}])
+def test_multiply_accumulates_are_counted_or_refused_but_never_left_out(columns):
+    with pytest.raises(errors.AttributeValueError, match=r"macs='\w+' is counted from shape='\w+' and weights='\w+'"):
+        Operator(**{"name": "odd", "summary": "Odd.", "shape": "same", **columns})
+
+
+def test_a_slice_without_bounds_is_the_whole_in_either_direction():
+    g = Graph()
+    x = g.input((1, 5))
+    assert [g.slice(x, 1, step=s).shape[1] for s in (1, 2, -1, -2, -5)] == [5, 3, 5, 3, 1]

@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,18 @@ def section(data: dict[str, Any]) -> str:
     machine = data["machine_info"]
     cpu = machine.get("cpu", {}).get("brand_raw") or platform.processor()
     versions = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "networkx"))
-    lines = [
+    text = (
         f"Medians of one run of `make bench` on {machine.get('cpu', {}).get('count', '?')} shared cores of {cpu}, "
-        f"CPython {machine['python_version']}, {versions}; one thread. `make bench` measures on your machine and "
-        "`tools/bench_table.py` writes these tables.",
+        f"CPython {machine['python_version']}, {versions}; one thread. The last column of the kernels is how much longer "
+        "the same loops take uncompiled. `make bench-table` measures on your machine and writes these tables."
+    )
+    lines = [
+        *textwrap.wrap(text, 120),
         "",
         *table(["kernel, ns per op at", *(f"{n:,} ops" for n in SIZES), "uncompiled, 100 ops"], rows),
         "",
         *table(
-            ["", "median", "to plain Python lists"],
+            ["one call", "median", "to plain Python lists"],
             [[text, seconds(median[name]), _ratio(median[name] / plain, name)] for text, name in work],
         ),
     ]

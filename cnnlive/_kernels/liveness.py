@@ -67,7 +67,6 @@ def live_ranges(
                 if reuse:
                     uses[t] = reads[t] + (held[t] >> 2)
         else:
-            dead[root] = s + 1
             for t in range(written, out_ptr[op + 1]):
                 buffer[t] = root
                 if reuse:

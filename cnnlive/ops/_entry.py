@@ -141,6 +141,14 @@ class Operator:
                 raise AttributeValueError(
                     f"operator {self.name!r}: {column}={value!r}; allowed: {', '.join(map(repr, allowed))}"
                 )
+        # What the count kernel reads for these are the columns of the rules of the same name.
+        needs = {"conv": ("conv", "conv"), "linear": ("linear", "linear"), "matmul": ("matmul", self.weights)}
+        if self.macs != "none" and (self.shape, self.weights) != needs[self.macs]:
+            shape, weights = needs[self.macs]
+            raise AttributeValueError(
+                f"operator {self.name!r}: macs={self.macs!r} is counted from shape={shape!r} and weights={weights!r}; "
+                f"allowed with others: 'none'"
+            )
         rule = RULES[self.shape] if isinstance(self.shape, str) else given(self.shape, self.name)
         object.__setattr__(self, "rule", rule)
 

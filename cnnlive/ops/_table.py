@@ -410,7 +410,7 @@ register(Operator(
     attributes={"chunks": _INT, "dim": _DIM}, shape="split", alias="view"))  # fmt: skip
 register(Operator(
     name="slice", summary="A range of one or more dimensions; a view.",
-    attributes={"dim": _a(REQUIRED, read.integers(), "int or ints"), "start": _a(0, read.stops, "int(s) or None"),
+    attributes={"dim": _a(REQUIRED, read.integers(), "int or ints"), "start": _a(None, read.stops, "int(s) or None"),
                 "stop": _a(None, read.stops, "int(s) or None"), "step": _a(1, read.integers(), "int(s)")},
     shape="slice", alias="view"))  # fmt: skip
 register(Operator(
@@ -500,9 +500,10 @@ def weight_columns(entry: Operator, shapes: Sequence[Shape], a: Attrs) -> tuple[
     rule = entry.weights
     if rule == "none":
         return (0, 0, 0, 0, 0, 0)
-    if rule == "conv":
+    # The kernel reads kernel sizes and features from the columns of the shape rule of that name.
+    if rule == entry.shape == "conv":
         return (1, 1, int(a["bias"]), 0, 0, 0)
-    if rule == "linear":
+    if rule == entry.shape == "linear":
         return (2, 1, int(a["bias"]), 0, 0, 0)
     counts = {"weight": 0, "bias": 0, "buffer": 0, "counter": 0}
     literal = rule not in ("channel", "trailing")
