@@ -58,8 +58,8 @@ def section(data: dict[str, Any]) -> str:
     versions = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "networkx"))
     text = (
         f"Medians of one run of `make bench` on {machine.get('cpu', {}).get('count', '?')} shared cores of {cpu}, "
-        f"CPython {machine['python_version']}, {versions}; one thread. The last column of the kernels is how much longer "
-        "the same loops take uncompiled. `make bench-table` measures on your machine and writes these tables."
+        f"CPython {machine['python_version']}, {versions}; one thread. The last column of the kernels is how much "
+        "longer the same loops take uncompiled. `make bench-table` measures on your machine and writes these tables."
     )
     lines = [
         *textwrap.wrap(text, 120),
