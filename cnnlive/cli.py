@@ -228,7 +228,10 @@ def _load(net: str, train: bool | None, settings: Sequence[str], input_shapes: S
     _check_name(net)
     from cnnlive import zoo
 
-    return zoo.load(net, train=bool(train), **_settings(settings))
+    values = _settings(settings)
+    if "name" in values:  # the one word that load itself takes
+        raise AttributeValueError(f"{net} takes no argument 'name'; allowed: {', '.join(zoo.arguments(net))}")
+    return zoo.load(net, train=bool(train), **values)
 
 
 def _check_name(net: str) -> None:

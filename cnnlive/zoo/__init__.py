@@ -113,7 +113,7 @@ def arguments(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name != "train"}
 
 
-def load(name: str, /, train: bool = False, **args: Any) -> Graph:
+def load(name: str, train: bool = False, **args: Any) -> Graph:
     """Build a network of the zoo.
 
     Parameters
