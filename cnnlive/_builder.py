@@ -921,6 +921,10 @@ class Builder:
         """Maximum over dimensions; None: all but the batch."""
         return self._one("amax", x, dim=dim, keepdim=keepdim, name=name)
 
+    def argmax(self, x: Tensor, dim: int, keepdim: bool = False, *, name: str | None = None) -> Tensor:
+        """Position of the maximum along a dimension."""
+        return self._one("argmax", x, dim=dim, keepdim=keepdim, name=name)
+
     def vector_norm(
         self, x: Tensor, ord: float = 2.0, dim: Ints | None = None, keepdim: bool = False, *, name: str | None = None
     ) -> Tensor:

@@ -219,6 +219,7 @@ def test_every_builder_method_reaches_its_operator():
     assert g.channel_shuffle(x[2], 2).shape == x[2].shape
     assert g.pixel_unshuffle(g.pixel_shuffle(x[2], 2), 2).shape == x[2].shape
     assert g.interpolate(x[2], 3).shape == g.interpolate(x[2], scale_factor=0.5).shape == (1, 4, 3, 3)
+    assert (g.argmax(x[2], 1).shape, g.argmax(x[2], 1, keepdim=True).dtype) == ((1, 6, 6), "int64")
     assert g.sum(x[2], 1).shape == g.amax(x[2], 1).shape == g.vector_norm(x[2], dim=1).shape == (1, 6, 6)
     assert g.gather(x[2], g.parameter((2, 9), "int64", trainable=False), 1).shape == (1, 2, 9, 6, 6)
     assert g.cast(x[2], "half").dtype == "float16"

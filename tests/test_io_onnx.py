@@ -333,6 +333,8 @@ CASES = {
     "reduce_mean_18": (node("ReduceMean", "x a", keepdims=0), X, [ints("a", -1, 2)], 18),
     "reduce_sum": (node("ReduceSum", "x a", keepdims=0), X, [ints("a", 1)], 13),
     "reduce_max_all": (node("ReduceMax", "x"), X, [], 13),
+    "argmax": (node("ArgMax", "x", axis=1, keepdims=0), X, [], 13),
+    "argmax_kept": (node("ArgMax", "x", axis=-1), X, [], 18),
     "reduce_l2": (node("ReduceL2", "x", axes=[2, 3]), X, [], 13),
     "reduce_l1_all": (node("ReduceL1", "x", keepdims=1), X, [], 18),
     "reduce_noop": (node("ReduceSum", "x", noop_with_empty_axes=1), X, [], 13),

@@ -101,6 +101,7 @@ ONE_OP = {
     "mean": ((2, 3, 4, 5), {"dim": (-1, 1), "keepdim": True}),
     "sum": ((2, 3, 4, 5), {"dim": None}),
     "amax": ((2, 3, 4), {"dim": 0}),
+    "argmax": ((2, 3, 4), {"dim": -2, "keepdim": True}),
     "cast": ((2, 3), {"dtype": "int8"}),
     "gather": ((2, 4, 6), {}),
 }

@@ -638,6 +638,12 @@ def _resize(r: _Reader, node: Node, args: Args) -> Result:
                   _RESIZE_MODES.get(mode, mode))  # fmt: skip
 
 
+def _argmax(r: _Reader, node: Node, args: Args) -> Result:
+    x = _x(r, node, args)
+    axis = _axis(node, len(x.shape), 0)
+    return r.emit(node, "argmax", x, dim=axis, keepdim=bool(node.attrs.get("keepdims", 1)))
+
+
 def _reduce(op: str, **more: Any) -> Rule:
     def rule(r: _Reader, node: Node, args: Args) -> Result:
         x = _x(r, node, args)
@@ -743,6 +749,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "ReduceMean": _reduce("mean"),
     "ReduceSum": _reduce("sum"),
     "ReduceMax": _reduce("amax"),
+    "ArgMax": _argmax,
     "ReduceL1": _reduce("vector_norm", ord=1),
     "ReduceL2": _reduce("vector_norm", ord=2),
     "Identity": _unary("identity"),

@@ -472,6 +472,11 @@ for _name, _saves in (("mean", ()), ("sum", ()), ("amax", ("input", "output"))):
                     "keepdim": _a(False, read.boolean, "bool")},
         shape="reduce", saves=_saves))  # fmt: skip
 register(Operator(
+    name="argmax", summary="Position of the maximum along a dimension, as int64.",
+    attributes={"dim": _a(REQUIRED, read.integers(), "int"), "keepdim": _a(False, read.boolean, "bool"),
+                "dtype": _a("int64", read.dtype, "dtype")},
+    shape="reduce", dtype="attribute"))  # fmt: skip
+register(Operator(
     name="vector_norm", summary="p-norm (ord) over dimensions (None: all but the batch).",
     attributes={"ord": _a(2.0, read.number, "float"), "keepdim": _a(False, read.boolean, "bool"),
                 "dim": _a(None, read.optional(read.integers()), "int, ints or None")},
