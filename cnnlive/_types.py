@@ -14,9 +14,12 @@ from cnnlive.errors import DTypeError
 
 __all__ = [
     "DTYPES",
+    "DTYPE_CODE",
     "FLOATING",
     "I64",
+    "IS_FLOATING",
     "ITEMSIZE",
+    "ITEMSIZES",
     "Attrs",
     "Columns",
     "Shape",
@@ -45,7 +48,11 @@ ITEMSIZE: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 DTYPES: Final = tuple(ITEMSIZE)
+DTYPE_CODE: Final = {name: code for code, name in enumerate(DTYPES)}
 FLOATING: Final = frozenset({"float32", "float16", "bfloat16", "float64"})
+# The same by code: what arrays of codes are looked up in.
+ITEMSIZES: Final = np.array(list(ITEMSIZE.values()), dtype=np.int64)
+IS_FLOATING: Final = np.array([name in FLOATING for name in DTYPES])
 _ALIASES: Final = {"float": "float32", "half": "float16", "double": "float64", "fp32": "float32", "fp16": "float16",
                    "bf16": "bfloat16", "long": "int64"}  # fmt: skip
 

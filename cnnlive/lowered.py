@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from cnnlive._kernels.counts import count
 from cnnlive._kernels.shapes import propagate
-from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE, Columns, frozen
+from cnnlive._types import DTYPE_CODE, I64, IS_FLOATING, ITEMSIZES, Columns, frozen
 from cnnlive.errors import GraphError, LoweringError, ShapeError
 from cnnlive.graph import Graph, tensor_name
 from cnnlive.ops import operator, weight_columns
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Lowered", "Sizes", "lower"]
 
 _LIMIT: Final = 2**62
-_DTYPE_CODE: Final = {name: i for i, name in enumerate(DTYPES)}
-_IS_FLOATING: Final = np.array([name in FLOATING for name in DTYPES])
-_ITEMSIZES: Final = np.array(list(ITEMSIZE.values()), dtype=np.int64)
 _MACS_RULES: Final = {"none": 0, "conv": 1, "linear": 2, "matmul": 3}
 _FOLDS: Final = {"": 0, "base": 1, "norm": 2, "activation": 3}
 _ROLES: Final = ("weight", "bias", "buffer", "counter")
@@ -160,8 +157,11 @@ class Lowered(Columns):
 
     def macs(self, batch: int | None = None) -> int:
         """Multiply-accumulates of convolutions and matrix products; `batch` default: as built."""
-        counts = self.counts if batch in (None, self.batch) else self._count(self.sizes_at(batch or 0))
-        return sum(counts[:, 0].tolist())
+        return sum(self.counts_at(self.batch if batch is None else batch)[:, 0].tolist())
+
+    def counts_at(self, batch: int) -> I64:
+        """Return `counts` at another batch."""
+        return self.counts if batch == self.batch else self._count(self.sizes_at(batch))
 
     def tensor_name(self, tensor: int) -> str:
         """Name of a tensor: its op's, with ``:k`` for further outputs."""
@@ -230,29 +230,33 @@ class Lowered(Columns):
     @property
     def weight_dtype(self) -> I64:
         """(n_ops,) dtype code of what each op stores: of a parameter its own, else the floating type it writes."""
-        codes = self._cache.get("weight_dtype")
-        if codes is None:
-            written = self.dtype[self.out_ptr[:-1]]
-            literal = np.array([k == "parameter" for k in self.op_kinds], dtype=bool)
-            codes = self._cache["weight_dtype"] = _column(np.where(_IS_FLOATING[written] | literal, written, 0))
-        return codes
+        found: I64 | None = self._cache.get("weight_dtype")
+        if found is not None:
+            return found
+        written = self.dtype[self.out_ptr[:-1]]
+        literal = np.array([k == "parameter" for k in self.op_kinds], dtype=bool)
+        return self._keep("weight_dtype", np.where(IS_FLOATING[written] | literal, written, 0))
+
+    def dtypes(self, dtype: str | None) -> I64:
+        """Return the dtype code of each tensor, with every floating type replaced by `dtype` if that is given."""
+        key = ("dtypes", dtype)
+        found: I64 | None = self._cache.get(key)
+        return self._keep(key, _replaced(self.dtype, dtype)) if found is None else found
 
     def itemsizes(self, dtype: str | None) -> I64:
-        """Bytes per element of each tensor, with every floating type replaced by `dtype` if that is given."""
-        return self._itemsizes("items", self.dtype, dtype)
+        """Return the bytes per element of each tensor under :meth:`dtypes`."""
+        key = ("items", dtype)
+        found: I64 | None = self._cache.get(key)
+        return self._keep(key, ITEMSIZES[self.dtypes(dtype)]) if found is None else found
 
     def weight_itemsizes(self, dtype: str | None) -> I64:
-        """Bytes per element of what each op stores, with every floating type replaced by `dtype` if given."""
-        return self._itemsizes("weight_items", self.weight_dtype, dtype)
+        """Return the bytes per element of what each op stores, floating types replaced likewise."""
+        return ITEMSIZES[_replaced(self.weight_dtype, dtype)]
 
-    def _itemsizes(self, key: str, codes: I64, dtype: str | None) -> I64:
-        found = self._cache.get((key, dtype))
-        if found is None:
-            sizes = _ITEMSIZES[codes]
-            if dtype is not None:
-                sizes = np.where(_IS_FLOATING[codes], ITEMSIZE[dtype], sizes)
-            found = self._cache[key, dtype] = _column(sizes)
-        return found
+    def _keep(self, key: Any, values: ArrayLike) -> I64:
+        """Put an array into the cache, as a column."""
+        column = self._cache[key] = _column(values)
+        return column
 
     def fused(self) -> Lowered:
         """Return the same net with convolution (or linear), batch normalisation and activation as one op.
@@ -271,8 +275,13 @@ class Lowered(Columns):
         return found
 
 
+def _replaced(codes: I64, dtype: str | None) -> I64:
+    """Return dtype codes with every floating one replaced by that of `dtype`, if that is given."""
+    return codes if dtype is None else np.where(IS_FLOATING[codes], np.int64(DTYPE_CODE[dtype]), codes)
+
+
 def _checked_sizes(rank: I64, dims: I64, numel: I64, batch: int) -> Sizes:
-    total = float(numel.astype(np.float64).sum()) * max(ITEMSIZE.values())
+    total = float(numel.astype(np.float64).sum()) * int(ITEMSIZES.max())
     if total >= _LIMIT:
         raise ShapeError(f"all tensors together at batch {batch} can take {total:.3g} bytes; allowed: below 2**62")
     return Sizes(_column(rank), _column(dims, (len(rank), 6)), _column(numel))
@@ -393,7 +402,7 @@ def _lower(graph: Graph) -> Lowered:
         tensor_kind = 1 if kind_name == "input" else 2 if kind_name == "parameter" else 0
         for d in dtypes[name]:
             producer.append(op)
-            dtype.append(_DTYPE_CODE[d])
+            dtype.append(DTYPE_CODE[d])
             kind.append(tensor_kind)
         for shape in shapes[name]:
             rank.append(len(shape))

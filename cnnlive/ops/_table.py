@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from cnnlive._types import Attrs, Shape
-from cnnlive.errors import AttributeValueError, GraphError, ShapeError, UnknownOperatorError
+from cnnlive.errors import AttributeValueError, GraphError, ShapeError, UnknownOperatorError, close_names
 from cnnlive.ops import _entry as read
 from cnnlive.ops._entry import REQUIRED, Attribute, Operator, Weight
 from cnnlive.ops._shapes import axis_of
@@ -32,11 +32,9 @@ def operator(name: str) -> Operator:
     """
     entry = _TABLE.get(name)
     if entry is None:
-        import difflib  # noqa: PLC0415 - only for the message
-
-        close = difflib.get_close_matches(str(name), _TABLE, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise UnknownOperatorError(f"unknown operator {name!r}{hint} (cnnlive.ops.register adds operators)")
+        raise UnknownOperatorError(
+            f"unknown operator {name!r}{close_names(name, _TABLE)} (cnnlive.ops.register adds operators)"
+        )
     return entry
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cnnlive._kernels.liveness import first_violation, least_needs, live_at, live_ranges, peak_of
-from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE, Columns, Shape, dtype_name, frozen
+from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Columns, Shape, dtype_name, frozen
 from cnnlive.errors import DTypeError, GraphError, OrderError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import OVERWRITES, VIEW, Lowered, Sizes, check_batch, lower
@@ -17,8 +17,6 @@ from cnnlive.profiles import INPLACE, Inplace, Profile, profile_of
 from cnnlive.units import format_bytes
 
 __all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference", "warm_up"]
-
-_FLOATS: Final = np.array([name in FLOATING for name in DTYPES])
 
 
 class LiveBuffer(NamedTuple):
@@ -231,7 +229,7 @@ class InferencePlan(Columns):
     def ops(self) -> tuple[OpRow, ...]:
         """The per-op table in execution order."""
         net, sizes = self.network, self._sizes
-        counts = net.counts if self.batch == net.batch else net._count(sizes)
+        counts = net.counts_at(self.batch)
         own = np.where(self._lives.buffer == np.arange(net.n_tensors), self._nbytes, 0)
         own[net.kind == 2] = 0
         rows = []
@@ -385,7 +383,7 @@ def plan_inference(
         asked = {name: dtype_name(value) for name, value in dtype.items()}
         uniform = asked.get("*")
         codes = _mixed(net, asked, rules)
-        nbytes = frozen(sizes.numel * np.array(list(ITEMSIZE.values()), np.int64)[codes])
+        nbytes = frozen(sizes.numel * ITEMSIZES[codes])
     if weight_dtype is not None:
         weight_dtype = dtype_name(weight_dtype)
     stored = uniform if weight_dtype is None else weight_dtype
@@ -426,7 +424,7 @@ def plan_inference(
         lives.order,
         sizes,
         nbytes,
-        _codes(net, uniform) if codes is None else codes,
+        net.dtypes(uniform) if codes is None else codes,
         lives,
         scratch,
     )
@@ -448,10 +446,8 @@ def _rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | 
 
 
 def _zeros(net: Lowered) -> I64:
-    zeros = net._cache.get("zeros")
-    if zeros is None:
-        zeros = net._cache["zeros"] = frozen(np.zeros(net.n_ops, np.int64))
-    return zeros
+    zeros: I64 | None = net._cache.get("zeros")
+    return net._keep("zeros", np.zeros(net.n_ops)) if zeros is None else zeros
 
 
 def _weight_bytes(net: Lowered, dtype: str | None) -> tuple[int, int, int]:
@@ -466,20 +462,10 @@ def _weight_bytes(net: Lowered, dtype: str | None) -> tuple[int, int, int]:
     return found
 
 
-def _codes(net: Lowered, dtype: str | None) -> I64:
-    """Return the dtype code of every tensor, with every floating type replaced by `dtype` if that is given."""
-    if dtype is None:
-        return net.dtype
-    found = net._cache.get(("codes", dtype))
-    if found is None:
-        found = net._cache["codes", dtype] = np.where(_FLOATS[net.dtype], DTYPES.index(dtype), net.dtype)
-    return found
-
-
 def _mixed(net: Lowered, dtype: Mapping[str, str], rules: Profile) -> I64:
     """Return the dtype code of every tensor under a mapping of op and tensor names to types."""
     shares = (net.alias == VIEW) | ((net.alias == OVERWRITES) & (rules.inplace != "never"))
-    built = _codes(net, dtype.get("*"))
+    built = net.dtypes(dtype.get("*"))
     codes = built.copy()
     number = {name: op for op, name in enumerate(net.op_names)}
     tensors: list[tuple[int, str]] = []
@@ -487,8 +473,8 @@ def _mixed(net: Lowered, dtype: Mapping[str, str], rules: Profile) -> I64:
         if name in number:
             op = number[name]
             written = np.arange(net.out_ptr[op], net.out_ptr[op + 1])
-            floating = written[_FLOATS[net.dtype[written]]]
-            codes[floating if len(floating) else written] = DTYPES.index(value)
+            floating = written[IS_FLOATING[net.dtype[written]]]
+            codes[floating if len(floating) else written] = DTYPE_CODE[value]
         elif name == "*":
             continue
         else:
@@ -499,7 +485,7 @@ def _mixed(net: Lowered, dtype: Mapping[str, str], rules: Profile) -> I64:
                 f"{name} ({net.op_kinds[op]}) writes no bytes of its own; name the op whose bytes it shares"
             )
     for tensor, value in tensors:
-        codes[tensor] = DTYPES.index(value)
+        codes[tensor] = DTYPE_CODE[value]
     # What shares bytes shares their type.
     for op in np.flatnonzero(shares).tolist():
         source = net.in_idx[net.in_ptr[op]]
@@ -534,10 +520,8 @@ def _program_lives(net: Lowered, rules: Profile, nbytes: I64) -> _Lives:
 
 
 def _program(net: Lowered) -> I64:
-    order = net._cache.get("program")
-    if order is None:
-        order = net._cache["program"] = frozen(np.arange(net.n_ops, dtype=np.int64))
-    return order
+    order: I64 | None = net._cache.get("program")
+    return net._keep("program", np.arange(net.n_ops)) if order is None else order
 
 
 def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
