@@ -89,86 +89,87 @@ def check_inference(graph: Graph, plan: Any) -> None:
     names = graph.nodes()
     order = [names[op] for op in plan.order.tolist()]
     check_order(graph, order)
-    buffers = {b.name: b for b in plan.buffers}
-    stored = {n for n in names if graph.op_of(n) == "parameter"}
-    valid: dict[str, _Region] = {}
+    run = _Run(graph, plan)
     for step, name in enumerate(order):
         reads = graph.inputs_of(name)
         for t in reads:
-            _check_readable(name, step, t, valid, buffers, stored)
+            run.check_readable(name, step, t)
         for t in graph.tensors_of(name):
-            _write(graph, plan, t, reads, valid, buffers, stored, step)
+            run.write(t, reads, step)
     for t in graph.outputs:
-        _check_readable("the caller", len(order) - 1, t, valid, buffers, stored)
-    _check_timeline(graph, plan, order)
+        run.check_readable("the caller", len(order) - 1, t)
+    run.check_timeline(order)
 
 
-def _check_readable(
-    who: str, step: int, t: Tensor, valid: dict[str, _Region], buffers: dict[str, Any], stored: set[str]
-) -> None:
-    region = valid.get(t.name)
-    if region is None:
-        raise VerificationError(f"{who} reads {t.name} after its bytes were overwritten, or before they were written")
-    if region.buffer in stored:
-        return
-    home = buffers[region.buffer]
-    if not home.born <= step < home.dead:
-        raise VerificationError(
-            f"{who} at step {step} reads {t.name} in {home.name}, alive in [{home.born}, {home.dead})"
-        )
+class _Run:
+    """The table of buffers while a plan is run: which tensors are intact, and where they lie."""
 
+    def __init__(self, graph: Graph, plan: Any) -> None:
+        self.graph, self.plan, self.profile = graph, plan, plan.profile
+        self.buffers = {b.name: b for b in plan.buffers}
+        self.home: dict[str, str] = plan.buffer_of
+        self.stored = {n for n in graph.nodes() if graph.op_of(n) == "parameter"}
+        self.kept = {t.name for t in graph.inputs} if plan.profile.keeps_inputs else set()
+        self.valid: dict[str, _Region] = {}
 
-def _write(
-    graph: Graph,
-    plan: Any,
-    t: Tensor,
-    reads: Sequence[Tensor],
-    valid: dict[str, _Region],
-    buffers: dict[str, Any],
-    stored: set[str],
-    step: int,
-) -> None:
-    entry, home = operator(graph.op_of(t.node)), plan.buffer_of[t.name]
-    asked = graph.attributes(t.node).get("inplace") and plan.profile.inplace != "never"
-    if home == t.name:
-        if entry.alias == "view" or asked:
-            raise VerificationError(f"{t.node} has to share the bytes of its input")
-        if t.node not in stored:
-            buffer = buffers[home]
-            if buffer.nbytes != math.prod(t.shape) * ITEMSIZE[buffer.dtype] or not buffer.born <= step < buffer.dead:
-                raise VerificationError(f"the buffer {home} is of the wrong size or not alive at step {step}")
-        valid[t.name] = _Region(home, ())
-        return
-    if entry.alias == "view":
-        source = valid[reads[0].name]
-        piece = ((t.node, t.output),) if len(graph.tensors_of(t.node)) > 1 else ()
-        if source.buffer != home:
-            raise VerificationError(f"{t.name} lies in {home}, but the bytes it looks at in {source.buffer}")
-        valid[t.name] = _Region(home, source.pieces + piece)
-        return
-    allowed = (0,) if asked else entry.overwrites if plan.profile.inplace == "dead" else ()
-    kept = plan.profile.keeps_inputs and not asked and home in {i.name for i in graph.inputs}
-    if home in stored or kept:
-        allowed = ()
-    taken = [r for i, r in enumerate(reads) if i in allowed and valid[r.name].buffer == home]
-    if not taken:
-        raise VerificationError(f"{t.node} may not take over the bytes of {home}")
-    region = valid[taken[0].name]
-    for other in [o for o, r in valid.items() if r.overlaps(region)]:
-        del valid[other]
-    valid[t.name] = region
+    def check_readable(self, who: str, step: int, t: Tensor) -> None:
+        """Check that a tensor is intact and its buffer alive."""
+        region = self.valid.get(t.name)
+        if region is None:
+            raise VerificationError(
+                f"{who} reads {t.name} after its bytes were overwritten, or before they were written"
+            )
+        if region.buffer in self.stored:
+            return
+        home = self.buffers[region.buffer]
+        if not home.born <= step < home.dead:
+            raise VerificationError(
+                f"{who} at step {step} reads {t.name} in {home.name}, alive in [{home.born}, {home.dead})"
+            )
 
+    def write(self, t: Tensor, reads: Sequence[Tensor], step: int) -> None:
+        """Put a tensor where the plan says, if it may lie there; what it overwrites is no longer intact."""
+        entry, home = operator(self.graph.op_of(t.node)), self.home[t.name]
+        asked = self.graph.attributes(t.node).get("inplace") and self.profile.inplace != "never"
+        if home == t.name:
+            if entry.alias == "view" or asked:
+                raise VerificationError(f"{t.node} has to share the bytes of its input")
+            if t.node not in self.stored:
+                buffer = self.buffers[home]
+                size = math.prod(t.shape) * ITEMSIZE[buffer.dtype]
+                if buffer.nbytes != size or not buffer.born <= step < buffer.dead:
+                    raise VerificationError(f"the buffer {home} is of the wrong size or not alive at step {step}")
+            self.valid[t.name] = _Region(home, ())
+            return
+        if entry.alias == "view":
+            source = self.valid[reads[0].name]
+            piece = ((t.node, t.output),) if len(self.graph.tensors_of(t.node)) > 1 else ()
+            if source.buffer != home:
+                raise VerificationError(f"{t.name} lies in {home}, but the bytes it looks at in {source.buffer}")
+            self.valid[t.name] = _Region(home, source.pieces + piece)
+            return
+        allowed = (0,) if asked else entry.overwrites if self.profile.inplace == "dead" else ()
+        if home in self.stored or (home in self.kept and not asked):
+            allowed = ()
+        taken = [r for i, r in enumerate(reads) if i in allowed and self.valid[r.name].buffer == home]
+        if not taken:
+            raise VerificationError(f"{t.node} may not take over the bytes of {home}")
+        region = self.valid[taken[0].name]
+        self.valid = {name: r for name, r in self.valid.items() if not r.overlaps(region)}
+        self.valid[t.name] = region
 
-def _check_timeline(graph: Graph, plan: Any, order: Sequence[str]) -> None:
-    timeline = plan.timeline.tolist()
-    for step, name in enumerate(order):
-        alive = sum(b.nbytes for b in plan.buffers if b.born <= step < b.dead)
-        written = graph.tensors_of(name)
-        if plan.profile.pool_indices and operator(graph.op_of(name)).indices and len(written) == 1:
-            alive += ITEMSIZE["int64"] * math.prod(written[0].shape)
-        if alive != timeline[step]:
-            raise VerificationError(f"step {step} ({name}) holds {alive} bytes, the timeline says {timeline[step]}")
-    if max(timeline) != plan.activation_peak_bytes:
-        raise VerificationError(f"the peak {plan.activation_peak_bytes} is not the timeline's maximum {max(timeline)}")
-    if order[plan.peak_step] != plan.peak_op or timeline[plan.peak_step] != max(timeline):
-        raise VerificationError(f"{plan.peak_op} at step {plan.peak_step} is not where the peak is")
+    def check_timeline(self, order: Sequence[str]) -> None:
+        """Check every step's bytes and the peak against the buffers."""
+        timeline = self.plan.timeline.tolist()
+        for step, name in enumerate(order):
+            alive = sum(b.nbytes for b in self.buffers.values() if b.born <= step < b.dead)
+            written = self.graph.tensors_of(name)
+            if self.profile.pool_indices and operator(self.graph.op_of(name)).indices and len(written) == 1:
+                alive += ITEMSIZE["int64"] * math.prod(written[0].shape)
+            if alive != timeline[step]:
+                raise VerificationError(f"step {step} ({name}) holds {alive} bytes, the timeline says {timeline[step]}")
+        peak, step = max(timeline), self.plan.peak_step
+        if peak != self.plan.activation_peak_bytes:
+            raise VerificationError(f"the peak {self.plan.activation_peak_bytes} is not the timeline's maximum {peak}")
+        if order[step] != self.plan.peak_op or timeline[step] != peak:
+            raise VerificationError(f"{self.plan.peak_op} at step {step} is not where the peak is")

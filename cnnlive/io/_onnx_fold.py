@@ -312,11 +312,6 @@ def _cast(node: Node, args: Args) -> Sequence[Constant]:
     return [cast_to(node.dtype("to"), node.outputs[0], _first(args))]
 
 
-def _cast_like(node: Node, args: Args) -> Sequence[Constant]:
-    like = args[1]
-    return [cast_to("float32" if like is None else like.dtype, node.outputs[0], _first(args))]
-
-
 def _quantize(node: Node, args: Args) -> Sequence[Constant]:
     c = _first(args)
     zero = args[2] if len(args) > 2 else None
@@ -398,7 +393,6 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "Expand": _expand,
     "Tile": _tile,
     "Cast": _cast,
-    "CastLike": _cast_like,
     "QuantizeLinear": _quantize,
     "DequantizeLinear": _dequantize,
     "Range": _range,

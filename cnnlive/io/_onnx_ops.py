@@ -159,7 +159,7 @@ def _conv_transpose(r: _Reader, node: Node, args: Args) -> Result:
             full = stride[i] * (x.shape[2 + i] - 1) + extra[i] + (kernel[i] - 1) * dilation[i] + 1
             total = full - target[i]
             # A size beyond what the kernel reaches is padding below zero, behind the input.
-            small, large = max(total, 0) // 2, max(total, 0) - max(total, 0) // 2
+            small, large = total // 2, total - total // 2
             pairs.append((0, total) if total < 0 else (small, large) if pads == "same_upper" else (large, small))
     return r.emit(
         node, f"conv_transpose{n}d", x, weights=_with_bias((w, w.shape), b),
@@ -583,9 +583,7 @@ def _gather(r: _Reader, node: Node, args: Args) -> Result:
     evenly = step != 0 and positions == list(range(positions[0], last + (1 if step > 0 else -1), step))
     if values.ndim > 1 or not evenly:
         return r.emit(node, "gather", x, _x(r, node, args, 1), dim=axis)
-    stop: int | None = last + 1 if step > 0 else (last - 1 if last else None)
-    if stop is None:
-        stop = -n - 1
+    stop = last + 1 if step > 0 else (last - 1 if last else None)  # a slice to the beginning has no stop
     (part,) = r.emit(node, "slice", x, dim=axis, start=positions[0], stop=stop, step=step)
     return part if values.shape else r.emit(node, "squeeze", part, dim=axis)
 
