@@ -397,10 +397,12 @@ class Graph(Builder):
 
     @staticmethod
     def _infer_dtypes(entry: Operator, inputs: Sequence[Tensor], values: Mapping[str, Any], n: int) -> tuple[str, ...]:
-        if entry.dtype == "attribute":
+        if entry.dtype == "promote":
+            first = promote(tuple([t.dtype for t in inputs]))
+        elif entry.dtype == "attribute":
             first = values["dtype"]
         else:
-            first = inputs[0].dtype if entry.dtype == "first" else promote(tuple([t.dtype for t in inputs]))
+            first = "int64" if entry.dtype == "index" else inputs[0].dtype
         if n > 1 and entry.indices:
             return (first, *["int64"] * (n - 1))
         return (first,) * n

@@ -96,6 +96,8 @@ def test_names_are_free_or_refused():
         (lambda g, x: g.input((2**31, 2**31)), errors.ShapeError, r"allowed: 1 to 2\*\*62 - 1"),
         (lambda g, x: g.input((1,), dtype="int7"), errors.AttributeValueError, "unknown dtype 'int7'"),
         (lambda g, x: g.flatten(x, 2, 1), errors.ShapeError, "start_dim=2 lies behind end_dim=1"),
+        (lambda g, x: g.argmax(x, dim=(1, 2)), errors.ShapeError, r"dim=\(1, 2\); allowed: one dimension"),
+        (lambda g, x: g.op("argmax", x, dim=1, dtype="int8"), errors.AttributeValueError, "unknown attribute 'dtype'"),
         (lambda g, x: g.mean(x, dim=4), errors.ShapeError, "dim=4 is outside the 4 dimensions"),
         (lambda g, x: g.mean(x, dim=(1, -3)), errors.ShapeError, "names a dimension twice"),
         (lambda g, x: g.permute(x, (0, 1)), errors.ShapeError, "is not a permutation"),

@@ -739,6 +739,11 @@ def test_a_constant_cast_like_an_activation_is_a_constant():
     assert graph.n_parameters == 8 * 4 * 9 + 8
 
 
+def test_a_cast_like_nothing_is_an_error():
+    with pytest.raises(ReadError, match=r"z \(CastLike\): reads constants only"):
+        cnnlive.read_onnx(model([node("CastLike", "zero ", "z"), node("Add", "x z")], X, [stored("zero", fill=0)]))
+
+
 # ---------------------------------------------------------------------------------- names, inputs, outputs
 
 

@@ -56,7 +56,7 @@ _WORDS: Final = {
     "macs": ("none", "conv", "linear", "matmul"),
     "alias": ("none", "view", "elementwise"),
     "folds": ("", "base", "norm", "activation"),
-    "dtype": ("promote", "first", "attribute"),
+    "dtype": ("promote", "first", "attribute", "index"),
 }
 Weights = Callable[[Sequence[Shape], Attrs], tuple[Weight, ...]]
 
@@ -96,7 +96,8 @@ class Operator:
     indices : bool
         PyTorch allocates an int64 index per output element beside the output, also in inference.
     dtype : str
-        Type of the outputs: ``"promote"`` the inputs, that of the ``"first"``, or the ``"attribute"`` dtype.
+        Type of the outputs: ``"promote"`` the inputs, that of the ``"first"``, the ``"attribute"`` dtype, or
+        ``"index"``, int64.
     saves : tuple of str
         What eager PyTorch keeps for backward: ``"input"``, ``"input1"`` (the second), ``"output"``,
         ``"weight"``; and of its own ``"indices"`` (int64 per output element), ``"statistics"`` (mean and inverse
@@ -119,7 +120,7 @@ class Operator:
     overwrites: tuple[int, ...] = ()
     folds: Literal["", "base", "norm", "activation"] = ""
     indices: bool = False
-    dtype: Literal["promote", "first", "attribute"] = "promote"
+    dtype: Literal["promote", "first", "attribute", "index"] = "promote"
     saves: tuple[str, ...] = ()
     saves_inplace: tuple[str, ...] | None = None
     saves_to_one: tuple[str, ...] | None = None

@@ -176,6 +176,11 @@ def _axis_exists(shapes: Sequence[Shape], a: Attrs) -> None:
     axis_of(a["dim"], len(shapes[0]))
 
 
+def _one_axis(_shapes: Sequence[Shape], a: Attrs) -> None:
+    if len(a["dim"]) != 1:
+        raise ShapeError(f"dim={a['dim']}; allowed: one dimension")
+
+
 def _groups_of_channels(shapes: Sequence[Shape], a: Attrs) -> None:
     _has_positions(shapes, a)
     _channels_divide("groups")(shapes, a)
@@ -471,9 +476,8 @@ for _name, _saves in (("mean", ()), ("sum", ()), ("amax", ("input", "output"))):
         shape="reduce", saves=_saves))  # fmt: skip
 register(Operator(
     name="argmax", summary="Position of the maximum along a dimension, as int64.",
-    attributes={"dim": _a(REQUIRED, read.integers(), "int"), "keepdim": _a(False, read.boolean, "bool"),
-                "dtype": _a("int64", read.dtype, "dtype")},
-    shape="reduce", dtype="attribute"))  # fmt: skip
+    attributes={"dim": _a(REQUIRED, read.integers(), "int"), "keepdim": _a(False, read.boolean, "bool")},
+    shape="reduce", dtype="index", check=_one_axis))  # fmt: skip
 register(Operator(
     name="vector_norm", summary="p-norm (ord) over dimensions (None: all but the batch).",
     attributes={"ord": _a(2.0, read.number, "float"), "keepdim": _a(False, read.boolean, "bool"),
