@@ -14,51 +14,81 @@ if TYPE_CHECKING:
     from cnnlive.graph import Graph, Tensor
     from cnnlive.io.json import read_json
     from cnnlive.io.onnx import read_onnx
+    from cnnlive.io.sources import load_source
+    from cnnlive.io.torch import from_torch
     from cnnlive.lowered import Lowered, lower
-    from cnnlive.plan.inference import InferencePlan, plan_inference, warm_up
+    from cnnlive.mixed import autocast
+    from cnnlive.plan.allocator import CudaAllocator
+    from cnnlive.plan.batchsize import CONTEXT_BYTES, Fit, fits, largest_batch
+    from cnnlive.plan.inference import InferencePlan, plan_inference
+    from cnnlive.plan.optimizers import Optimizer
     from cnnlive.plan.rules import RuleOfThumb, rules_of_thumb
+    from cnnlive.plan.training import TrainingPlan, plan_training
+    from cnnlive.plan.warm import warm_up
     from cnnlive.profiles import PROFILES, Profile
     from cnnlive.units import format_bytes, parse_bytes
 
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
+    "CONTEXT_BYTES": "cnnlive.plan.batchsize",
     "CnnliveError": "cnnlive.errors",
+    "CudaAllocator": "cnnlive.plan.allocator",
+    "Fit": "cnnlive.plan.batchsize",
     "Graph": "cnnlive.graph",
     "InferencePlan": "cnnlive.plan.inference",
     "Lowered": "cnnlive.lowered",
+    "Optimizer": "cnnlive.plan.optimizers",
     "PROFILES": "cnnlive.profiles",
     "Profile": "cnnlive.profiles",
     "RuleOfThumb": "cnnlive.plan.rules",
     "Tensor": "cnnlive.graph",
+    "TrainingPlan": "cnnlive.plan.training",
+    "autocast": "cnnlive.mixed",
     "errors": "",
+    "fits": "cnnlive.plan.batchsize",
     "format_bytes": "cnnlive.units",
+    "from_torch": "cnnlive.io.torch",
+    "largest_batch": "cnnlive.plan.batchsize",
+    "load_source": "cnnlive.io.sources",
     "lower": "cnnlive.lowered",
     "ops": "",
     "parse_bytes": "cnnlive.units",
     "plan_inference": "cnnlive.plan.inference",
+    "plan_training": "cnnlive.plan.training",
     "read_json": "cnnlive.io.json",
     "read_onnx": "cnnlive.io.onnx",
     "rules_of_thumb": "cnnlive.plan.rules",
-    "warm_up": "cnnlive.plan.inference",
+    "warm_up": "cnnlive.plan.warm",
     "zoo": "",
 }
 
 __all__ = [
+    "CONTEXT_BYTES",
     "PROFILES",
     "CnnliveError",
+    "CudaAllocator",
+    "Fit",
     "Graph",
     "InferencePlan",
     "Lowered",
+    "Optimizer",
     "Profile",
     "RuleOfThumb",
     "Tensor",
+    "TrainingPlan",
+    "autocast",
     "errors",
+    "fits",
     "format_bytes",
+    "from_torch",
+    "largest_batch",
+    "load_source",
     "lower",
     "ops",
     "parse_bytes",
     "plan_inference",
+    "plan_training",
     "read_json",
     "read_onnx",
     "rules_of_thumb",

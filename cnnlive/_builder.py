@@ -931,6 +931,197 @@ class Builder:
         """Norm over dimensions; None: all but the batch."""
         return self._one("vector_norm", x, ord=ord, dim=dim, keepdim=keepdim, name=name)
 
+    # ------------------------------------------------------------------ what modules in PyTorch also use
+
+    def rsqrt(self, x: Tensor, inplace: bool = False, *, name: str | None = None) -> Tensor:
+        """Add rsqrt."""
+        return self._one("rsqrt", x, inplace=inplace, name=name)
+
+    def sign(self, x: Tensor, inplace: bool = False, *, name: str | None = None) -> Tensor:
+        """Add sign."""
+        return self._one("sign", x, inplace=inplace, name=name)
+
+    def sin(self, x: Tensor, inplace: bool = False, *, name: str | None = None) -> Tensor:
+        """Add sin."""
+        return self._one("sin", x, inplace=inplace, name=name)
+
+    def cos(self, x: Tensor, inplace: bool = False, *, name: str | None = None) -> Tensor:
+        """Add cos."""
+        return self._one("cos", x, inplace=inplace, name=name)
+
+    def pow_scalar(self, x: Tensor, exponent: float = 2.0, inplace: bool = False, *, name: str | None = None) -> Tensor:
+        """Add a constant power."""
+        return self._one("pow_scalar", x, exponent=exponent, inplace=inplace, name=name)
+
+    def addcmul(self, x: Tensor, y: Tensor, z: Tensor, inplace: bool = False, *, name: str | None = None) -> Tensor:
+        """Add x plus y times z, in one op; in place writes into `x`."""
+        return self._one("addcmul", x, y, z, inplace=inplace, name=name)
+
+    def compare(self, *inputs: Tensor, dtype: str = "bool", name: str | None = None) -> Tensor:
+        """Compare two tensors, or one with a number."""
+        return self._one("compare", *inputs, dtype=dtype, name=name)
+
+    def where(self, condition: Tensor, *values: Tensor, name: str | None = None) -> Tensor:
+        """Choose between two tensors, or one and a number."""
+        return self._one("where", condition, *values, name=name)
+
+    def masked_fill(self, x: Tensor, mask: Tensor, inplace: bool = False, *, name: str | None = None) -> Tensor:
+        """Write a number where the mask holds."""
+        return self._one("masked_fill", x, mask, inplace=inplace, name=name)
+
+    def assign(self, x: Tensor, *value: Tensor, inplace: bool = False, name: str | None = None) -> Tensor:
+        """Overwrite part of `x` by another tensor or a number."""
+        return self._one("assign", x, *value, inplace=inplace, name=name)
+
+    def amin(self, x: Tensor, dim: Ints | None = None, keepdim: bool = False, *, name: str | None = None) -> Tensor:
+        """Minimum over dimensions; None: all but the batch."""
+        return self._one("amin", x, dim=dim, keepdim=keepdim, name=name)
+
+    def logsumexp(
+        self, x: Tensor, dim: Ints | None = None, keepdim: bool = False, *, name: str | None = None
+    ) -> Tensor:
+        """Logarithm of the sum of exponentials over dimensions; None: all but the batch."""
+        return self._one("logsumexp", x, dim=dim, keepdim=keepdim, name=name)
+
+    def std(self, x: Tensor, dim: Ints | None = None, keepdim: bool = False, *, name: str | None = None) -> Tensor:
+        """Take the standard deviation over dimensions; None: all but the batch."""
+        return self._one("std", x, dim=dim, keepdim=keepdim, name=name)
+
+    def var(self, x: Tensor, dim: Ints | None = None, keepdim: bool = False, *, name: str | None = None) -> Tensor:
+        """Take the variance over dimensions; None: all but the batch."""
+        return self._one("var", x, dim=dim, keepdim=keepdim, name=name)
+
+    def std_mean(self, x: Tensor, dim: Ints, keepdim: bool = False, *, name: str | None = None) -> tuple[Tensor, ...]:
+        """Take standard deviation and mean over dimensions."""
+        return self._all("std_mean", x, dim=dim, keepdim=keepdim, name=name)
+
+    def var_mean(self, x: Tensor, dim: Ints, keepdim: bool = False, *, name: str | None = None) -> tuple[Tensor, ...]:
+        """Take variance and mean over dimensions."""
+        return self._all("var_mean", x, dim=dim, keepdim=keepdim, name=name)
+
+    def max(self, x: Tensor, dim: int, keepdim: bool = False, *, name: str | None = None) -> tuple[Tensor, ...]:
+        """Maximum along a dimension, and its positions."""
+        return self._all("max", x, dim=dim, keepdim=keepdim, name=name)
+
+    def min(self, x: Tensor, dim: int, keepdim: bool = False, *, name: str | None = None) -> tuple[Tensor, ...]:
+        """Minimum along a dimension, and its positions."""
+        return self._all("min", x, dim=dim, keepdim=keepdim, name=name)
+
+    def topk(self, x: Tensor, k: int, dim: int = -1, *, name: str | None = None) -> tuple[Tensor, ...]:
+        """Take the largest along a dimension, and their positions."""
+        return self._all("topk", x, k=k, dim=dim, name=name)
+
+    def cumsum(self, x: Tensor, dim: int, *, name: str | None = None) -> Tensor:
+        """Sum up along a dimension."""
+        return self._one("cumsum", x, dim=dim, name=name)
+
+    def expand_as(self, x: Tensor, like: Tensor, *, name: str | None = None) -> Tensor:
+        """Repeat dimensions of size 1, without copying, up to the shape of another tensor."""
+        return self._one("expand_as", x, like, name=name)
+
+    def repeat(self, x: Tensor, repeats: Sequence[int], *, name: str | None = None) -> Tensor:
+        """Copy each dimension so many times."""
+        return self._one("repeat", x, repeats=repeats, name=name)
+
+    def roll(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """Move or mirror elements along dimensions."""
+        return self._one("roll", x, name=name)
+
+    def gather_elements(self, x: Tensor, index: Tensor, dim: int = 1, *, name: str | None = None) -> Tensor:
+        """Take for each position of an index the entry of a dimension that it names, as torch.gather."""
+        return self._one("gather_elements", x, index, dim=dim, name=name)
+
+    def grid_sample(self, x: Tensor, grid: Tensor, *, name: str | None = None) -> Tensor:
+        """Sample at the positions of a grid."""
+        return self._one("grid_sample", x, grid, name=name)
+
+    def unfold(
+        self,
+        x: Tensor,
+        kernel_size: Ints,
+        dilation: Ints = 1,
+        padding: Ints = 0,
+        stride: Ints = 1,
+        *,
+        name: str | None = None,
+    ) -> Tensor:
+        """Cut an image into windows, as columns."""
+        return self._one(
+            "unfold", x, kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride, name=name
+        )
+
+    def unfold_dim(self, x: Tensor, dim: int, size: int, step: int, *, name: str | None = None) -> Tensor:
+        """Cut one dimension into overlapping pieces, without copying, as Tensor.unfold."""
+        return self._one("unfold_dim", x, dim=dim, size=size, step=step, name=name)
+
+    def fold(self, x: Tensor, output_size: Ints, kernel_size: Ints, *, name: str | None = None) -> Tensor:
+        """Sum columns back into an image."""
+        return self._one("fold", x, output_size=output_size, kernel_size=kernel_size, name=name)
+
+    def dynamic_conv2d(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Padding = 0,
+        dilation: Ints = 1,
+        groups: int = 1,
+        *,
+        name: str | None = None,
+    ) -> Tensor:
+        """Add a 2-D convolution whose kernels are computed for each image: (batch * out_channels, ...)."""
+        return self._one(
+            "dynamic_conv2d",
+            x,
+            weight,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            name=name,
+        )
+
+    def rms_norm(
+        self,
+        x: Tensor,
+        normalized_shape: Ints,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        *,
+        name: str | None = None,
+    ) -> Tensor:
+        """Add a root-mean-square normalisation over the trailing dimensions."""
+        return self._one(
+            "rms_norm",
+            x,
+            normalized_shape=normalized_shape,
+            eps=eps,
+            elementwise_affine=elementwise_affine,
+            name=name,
+        )
+
+    def scaled_dot_product_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, *mask: Tensor, name: str | None = None
+    ) -> Tensor:
+        """Add softmax attention."""
+        return self._one("scaled_dot_product_attention", query, key, value, *mask, name=name)
+
+    def as_strided(self, x: Tensor, shape: Sequence[int], *, name: str | None = None) -> Tensor:
+        """Look otherwise at the bytes that `x` lies in; 0 keeps a dimension."""
+        return self._one("as_strided", x, shape=shape, name=name)
+
+    def detach(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """Hand the input on, and no gradient back."""
+        return self._one("detach", x, name=name)
+
+    def fill(
+        self, shape: Sequence[int], like: Tensor | None = None, dtype: str = "float32", *, name: str | None = None
+    ) -> Tensor:
+        """Make a tensor at run time; `like` gives it as many rows as that has."""
+        return self._one("fill", *(() if like is None else (like,)), shape=shape, dtype=dtype, name=name)
+
     def identity(self, x: Tensor, *, name: str | None = None) -> Tensor:
         """Hand the input on."""
         return self._one("identity", x, name=name)

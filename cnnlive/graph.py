@@ -9,9 +9,11 @@ is an error that names the node.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -19,13 +21,15 @@ import networkx
 
 from cnnlive._builder import Builder
 from cnnlive._types import Shape, promote
-from cnnlive.errors import AttributeValueError, CnnliveError, CycleError, GraphError, ShapeError
+from cnnlive.errors import AttributeValueError, CnnliveError, CycleError, GraphError, ShapeError, close_names
 from cnnlive.ops import MAX_RANK, Operator, Weight, operator, weights_of
 
 __all__ = ["FORMAT", "Graph", "OwnedWeight", "Tensor"]
 
 FORMAT: Final = "cnnlive-graph-1"
 _MAX_ELEMENTS: Final = 2**62
+_BESIDES: Final = ("op", "scope", "tied", "frozen", "until")  # what a node carries beside the operator's parameters
+_TRAINED: Final = ("weight", "bias")
 
 
 class Tensor:
@@ -101,13 +105,15 @@ class Graph(Builder):
     """
 
     def __init__(self, name: str = "") -> None:
-        self._nx: networkx.MultiDiGraph = networkx.MultiDiGraph(name=name, outputs=[])
+        self._nx: networkx.MultiDiGraph = networkx.MultiDiGraph(name=name, outputs=[], parameter_order=[])
         self._shapes: dict[str, tuple[Shape, ...]] = {}
         self._dtypes: dict[str, tuple[str, ...]] = {}
+        self._positions: dict[str, int] = {}
         self._scopes: list[str] = []
         self._counters: dict[str, int] = {}
         self._version = 0
         self._lowered: tuple[int, Any] | None = None  # held for cnnlive.lower
+        self._cast: tuple[int, str, Graph] | None = None  # held for cnnlive.autocast
         self._weights: tuple[int, list[OwnedWeight]] | None = None
 
     # ------------------------------------------------------------------ looking
@@ -146,7 +152,7 @@ class Graph(Builder):
         return list(self._shapes)
 
     def attributes(self, name: str) -> dict[str, Any]:
-        """Return the operator's parameters at a node, canonical, without ``op``, ``scope`` and ``tied``.
+        """Return the operator's parameters at a node, canonical, without ``op``, ``scope`` and what else is kept there.
 
         Raises
         ------
@@ -154,7 +160,7 @@ class Graph(Builder):
             If there is no such node.
         """
         data = self._data(name)
-        return {k: v for k, v in data.items() if k not in ("op", "scope", "tied")}
+        return {k: v for k, v in data.items() if k not in _BESIDES}
 
     def op_of(self, name: str) -> str:
         """Return the operator at a node."""
@@ -231,7 +237,7 @@ class Graph(Builder):
 
     @property
     def n_parameters(self) -> int:
-        """Trainable parameters (elements); shared ones count once, buffers not."""
+        """Parameters (elements), frozen ones too; shared ones count once, buffers not."""
         return self._count("weight", "bias")
 
     @property
@@ -244,6 +250,10 @@ class Graph(Builder):
     @contextlib.contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Put the ops added inside under the module path `name`; scopes nest.
+
+        A scope stands for one call of a module, which in eager PyTorch holds what it was given until it returns:
+        see :meth:`cnnlive.Lowered.frames`. A second call of the same module takes the path with ``@1``, a
+        third with ``@2``.
 
         Examples
         --------
@@ -275,6 +285,7 @@ class Graph(Builder):
         *inputs: Tensor,
         name: str | None = None,
         tied: str | Mapping[str, str] | None = None,
+        frozen: Sequence[str] = (),
         **attrs: Any,
     ) -> Any:
         """Add an op by the operator's name: built-in or registered.
@@ -290,6 +301,8 @@ class Graph(Builder):
         tied : str or mapping of role to str, optional
             Node whose parameters this op shares, or one node per role (``weight``, ``bias``, ``buffer``). That node
             holds, in whatever role, something of as many elements; it may be this one, in a role that is not tied.
+        frozen : sequence of str, optional
+            Roles that are not trained: ``"weight"``, ``"bias"`` or both. See also :meth:`freeze`.
         **attrs
             The operator's attributes.
 
@@ -308,7 +321,7 @@ class Graph(Builder):
             full = self._free_name(f"{prefix}.{op}" if prefix else op)
         else:
             full = f"{prefix}.{name}" if prefix else name
-        tensors = self._add(full, op, inputs, attrs, prefix, tied)
+        tensors = self._add(full, op, inputs, attrs, prefix, tied, frozen)
         return tensors[0] if len(tensors) == 1 else tensors
 
     def _add(
@@ -319,6 +332,7 @@ class Graph(Builder):
         attrs: Mapping[str, Any],
         scope: str = "",
         tied: str | Mapping[str, str] | None = None,
+        frozen: Sequence[str] = (),
     ) -> tuple[Tensor, ...]:
         """Add a node under its full name; every way into the graph ends here."""
         if not isinstance(name, str) or not name:
@@ -358,9 +372,12 @@ class Graph(Builder):
             values["scope"] = scope
         if tied is not None:
             values["tied"] = self._check_tied(name, entry, shapes, values, tied)
+        if frozen:
+            values["frozen"] = self._check_frozen(name, entry, shapes, values, frozen)
         self._nx.add_node(name, op=op, **values)
         for i, t in enumerate(inputs):
             self._nx.add_edge(t.node, name, key=i, output=t.output, input=i)
+        self._positions[name] = len(self._shapes)
         self._shapes[name] = out
         self._dtypes[name] = dtypes
         self._version += 1
@@ -440,6 +457,122 @@ class Graph(Builder):
                     )
         return table
 
+    @staticmethod
+    def _check_frozen(
+        name: str, entry: Operator, shapes: Sequence[Shape], values: Mapping[str, Any], frozen: Sequence[str]
+    ) -> tuple[str, ...]:
+        held = {w.role for w in weights_of(entry, shapes, values)}
+        asked = tuple(frozen) if isinstance(frozen, list | tuple) else (frozen,)
+        for role in asked:
+            if not isinstance(role, str) or role not in _TRAINED or role not in held:
+                allowed = ", ".join(r for r in _TRAINED if r in held) or "none"
+                raise GraphError(f"{name} ({entry.name}): frozen names the role {role!r}; allowed: {allowed}")
+        return tuple(r for r in _TRAINED if r in asked)
+
+    def freeze(self, *patterns: str) -> None:
+        """Mark weights and biases as not trained, as ``requires_grad_(False)`` does.
+
+        A parameter that several ops share is frozen as soon as one of them is. Running statistics and constants
+        are never trained; normalisations go on updating theirs.
+
+        Parameters
+        ----------
+        *patterns : str
+            Names of ops, module paths, or :mod:`fnmatch` patterns of them: ``"fc"``, ``"layer1"`` (all below it),
+            ``"*.bn?"``. The number of a repeated call (``@1``) may be left out.
+
+        Raises
+        ------
+        GraphError
+            If a pattern matches no op that has weights; then nothing is changed.
+
+        Notes
+        -----
+        O(n_ops) per pattern.
+
+        Examples
+        --------
+        >>> g = Graph()
+        >>> x = g.input((1, 3, 8, 8))
+        >>> with g.scope("stem"):
+        ...     x = g.conv2d(x, 4, 3, name="conv")
+        >>> g.freeze("stem")
+        >>> g.nx.nodes["stem.conv"]["frozen"]
+        ('weight', 'bias')
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        roles: dict[str, set[str]] = {}
+        for owned in self.weights():
+            if owned.weight.role in _TRAINED:
+                roles.setdefault(owned.op, set()).add(owned.weight.role)
+        plain = {name: re.sub(r"@[0-9]+(?=\.|$)", "", name) for name in roles}
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise GraphError(f"freeze takes names and patterns, not {pattern!r}")
+            matches = re.compile(f"{fnmatch.translate(pattern)}|{fnmatch.translate(f'{pattern}.*')}").match
+            hits = [name for name, short in plain.items() if matches(name) or matches(short)]
+            if not hits:
+                known = dict.fromkeys([*roles, *(name.rpartition(".")[0] for name in roles)])
+                raise GraphError(f"freeze: {pattern!r} matches no op that has weights{close_names(pattern, known)}")
+            found |= {name: tuple(r for r in _TRAINED if r in roles[name]) for name in hits}
+        for name, mine in found.items():
+            self._nx.nodes[name]["frozen"] = mine
+        self._version += 1
+
+    def hold(self, tensor: Tensor, until: str | Tensor) -> None:
+        """Say through which later op eager Python keeps a tensor alive, whatever reads it.
+
+        That is a local variable that nobody rebinds, a list or a dict of features. It counts in profiles with
+        ``frames`` (``"torch"``), and there takes the place of the rule of :meth:`cnnlive.Lowered.frames` for this
+        tensor; its readers keep it alive in any case.
+
+        Parameters
+        ----------
+        tensor : Tensor
+        until : str or Tensor
+            An op that was added after the tensor's own, by its name or by what it writes. Another call for the same
+            tensor replaces the first.
+
+        Raises
+        ------
+        GraphError
+            If the tensor is not of this graph, or `until` is not a later op of it.
+
+        Examples
+        --------
+        >>> g = Graph()
+        >>> x = g.input((1, 1, 4, 4), name="x")
+        >>> a = g.conv2d(x, 1, 1, name="a")
+        >>> b = g.conv2d(a, 1, 1, name="b")
+        >>> g.hold(a, until=g.conv2d(b, 1, 1, name="c"))
+        >>> g.nx.nodes["a"]["until"]
+        {0: 'c'}
+        """
+        if not isinstance(tensor, Tensor) or tensor.graph is not self:
+            raise GraphError(f"{tensor!r} is not a tensor of this graph")
+        if isinstance(until, Tensor) and until.graph is not self:
+            raise GraphError(f"hold: {until!r} is not a tensor of this graph")
+        last = until.node if isinstance(until, Tensor) else until
+        place = self._positions.get(last) if isinstance(last, str) else None
+        if place is None:
+            raise GraphError(f"hold: {tensor.name} until {last!r}, which is not an op{close_names(last, self._shapes)}")
+        if place <= self._positions[tensor.node]:
+            raise GraphError(f"hold: {tensor.name} until {last!r}, which does not come after it; allowed: a later op")
+        data = self._nx.nodes[tensor.node]
+        data["until"] = dict(sorted({**data.get("until", {}), tensor.output: last}.items()))
+        self._version += 1
+
+    def _hold_all(self, held: Iterable[tuple[str, Any]]) -> None:
+        """Read the key ``until`` of nodes that are all there; its outputs may be texts, as JSON writes them."""
+        for name, table in held:
+            if not isinstance(table, Mapping):
+                raise GraphError(f"{name}: until={table!r}; allowed: a table of output to the name of a later op")
+            for output, last in table.items():
+                index = int(output) if isinstance(output, int) or str(output).isdecimal() else -1
+                if not 0 <= index < len(self._shapes[name]):
+                    raise GraphError(f"{name}: until names output {output!r}; it has {len(self._shapes[name])}")
+                self.hold(Tensor(self, name, index), last)
+
     def output(self, *tensors: Tensor) -> None:
         """Mark tensors as outputs of the network, which live to the end of a run.
 
@@ -455,6 +588,41 @@ class Graph(Builder):
                 self._nx.graph["outputs"].append((t.node, t.output))
         self._version += 1
 
+    def order_parameters(self, *paths: str) -> None:
+        """Say in which order the framework lists the parameters, where that is not program order.
+
+        An optimizer goes through its parameters in that order, which shows in its temporaries.
+
+        Parameters
+        ----------
+        *paths : str
+            Names of ops or module paths; ops under none of them come last, in program order.
+
+        Raises
+        ------
+        GraphError
+            If a path is not a text.
+        """
+        for path in paths:
+            if not isinstance(path, str):
+                raise GraphError(f"order_parameters takes names of ops and module paths, not {path!r}")
+        self._nx.graph["parameter_order"] = list(paths)
+        self._version += 1
+
+    @property
+    def parameter_order(self) -> list[str]:
+        """Ops in the order in which the framework lists their parameters; see :meth:`order_parameters`."""
+        paths = {path: i for i, path in enumerate(self._nx.graph["parameter_order"])}
+        if not paths:
+            return list(self._shapes)
+
+        def rank(name: str) -> int:
+            while name not in paths and "." in name:
+                name = name.rpartition(".")[0]
+            return paths.get(name, len(paths))
+
+        return sorted(self._shapes, key=rank)
+
     # ------------------------------------------------------------------ other forms
 
     @classmethod
@@ -465,8 +633,9 @@ class Graph(Builder):
         ----------
         graph : networkx.DiGraph or networkx.MultiDiGraph
             Nodes named by texts with the attribute ``op`` and the operator's parameters (and optionally
-            ``scope``, ``tied``); edges with ``input`` (may be left out at a node with one input) and
-            ``output`` (default 0). ``graph.graph["outputs"]`` may list outputs as ``(node, index)``.
+            ``scope``, ``tied``, ``frozen``, ``until``); edges with ``input`` (may be left out at a node with one
+            input) and ``output`` (default 0). ``graph.graph["outputs"]`` may list outputs as ``(node, index)``,
+            ``graph.graph["parameter_order"]`` paths as :meth:`order_parameters` takes them.
         name : str, optional
             Default: ``graph.graph["name"]``.
 
@@ -497,11 +666,15 @@ class Graph(Builder):
                 cycle = [str(edge[0]) for edge in networkx.find_cycle(graph)]
                 raise CycleError(f"the graph has a cycle: {' -> '.join([*cycle, cycle[0]])}") from None
         result = cls(str(graph.graph.get("name", "")) if name is None else name)
+        held: list[tuple[str, Any]] = []
         for n in order:
             data = dict(graph.nodes[n])
             if "op" not in data:
                 raise GraphError(f"node {n!r} has no attribute 'op'")
             op, scope, tied = data.pop("op"), data.pop("scope", ""), data.pop("tied", None)
+            frozen = data.pop("frozen", ())
+            if "until" in data:
+                held.append((n, data.pop("until")))
             edges = [(u, e) for u, _, e in graph.in_edges(n, data=True)]
             sources: dict[int, Tensor] = {}
             for u, e in edges:
@@ -517,11 +690,13 @@ class Graph(Builder):
                 sources[slot] = Tensor(result, u, output)
             if sorted(sources) != list(range(len(sources))):
                 raise GraphError(f"node {n!r} has edges with input={sorted(sources)}; allowed: 0 to {len(sources) - 1}")
-            result._add(n, op, [sources[i] for i in range(len(sources))], data, scope, tied)
+            result._add(n, op, [sources[i] for i in range(len(sources))], data, scope, tied, frozen)
+        result._hold_all(held)
         for node, index in graph.graph.get("outputs", ()):
             if node not in result or not 0 <= index < len(result._shapes[node]):
                 raise GraphError(f"the graph has no tensor {index} of {node!r}, listed under outputs")
             result.output(Tensor(result, node, index))
+        result.order_parameters(*graph.graph.get("parameter_order", ()))
         return result
 
     def to_dict(self) -> dict[str, Any]:
@@ -530,14 +705,20 @@ class Graph(Builder):
         for name, data in self._nx.nodes(data=True):
             row = {"name": name, "op": data["op"], "inputs": [[u, o] for u, o in self._sources(name)]}
             row |= {k: data[k] for k in ("scope", "tied") if k in data}
+            if "frozen" in data:
+                row["frozen"] = list(data["frozen"])
+            if "until" in data:
+                row["until"] = {str(output): last for output, last in data["until"].items()}
             row["attributes"] = self.attributes(name)
             ops.append(row)
-        return {
+        data = {
             "format": FORMAT,
             "name": self.name,
             "ops": ops,
             "outputs": [list(o) for o in self._nx.graph["outputs"]],
         }
+        order = self._nx.graph["parameter_order"]
+        return {**data, "parameter_order": list(order)} if order else data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Graph:
@@ -565,11 +746,14 @@ class Graph(Builder):
                     row.get("attributes", {}),
                     row.get("scope", ""),
                     row.get("tied"),
+                    row.get("frozen", ()),
                 )
+            graph._hold_all((row["name"], row["until"]) for row in data["ops"] if "until" in row)
             for u, o in data.get("outputs", ()):
                 if u not in graph or not 0 <= o < len(graph._shapes[u]):
                     raise GraphError(f"the graph has no tensor {o} of {u!r}, listed under outputs")
                 graph.output(Tensor(graph, u, o))
+            graph.order_parameters(*data.get("parameter_order", ()))
         except CnnliveError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -17,7 +17,7 @@ from cnnlive.graph import Graph, tensor_name
 from cnnlive.ops import operator, weight_columns
 
 if TYPE_CHECKING:
-    from cnnlive._types import Shape
+    from cnnlive._types import Attrs, Shape
 
 __all__ = ["Lowered", "Sizes", "lower"]
 
@@ -68,6 +68,12 @@ class Lowered(Columns):
     name : str
     op_names, op_kinds, op_scopes : tuple of str
         Node, operator and module path of each op.
+    op_attrs : tuple of mapping
+        Attributes of each op, canonical; what needs more than the columns reads them (training does, once).
+    parameter_order : (n_ops,)
+        Ops in the order in which the framework lists their parameters.
+    holds : (n_holds, 2)
+        Tensors that :meth:`cnnlive.Graph.hold` named, and the op through which each is held; see :meth:`frames`.
     in_ptr, in_idx : (n_ops + 1,), (n_edges,)
         CSR list of the tensors each op reads.
     out_ptr : (n_ops + 1,)
@@ -78,6 +84,8 @@ class Lowered(Columns):
         0 activation, 1 network input, 2 stored parameter.
     is_output : (n_tensors,)
         1 for the network's outputs.
+    outputs : (n_outputs,)
+        The network's outputs, in the order in which the graph names them.
     dtype : (n_tensors,)
         Position in ``cnnlive._types.DTYPES``.
     rule, attr_ptr, attr : (n_ops,), (n_ops + 1,), (n_attr,)
@@ -86,6 +94,8 @@ class Lowered(Columns):
         See :mod:`cnnlive._kernels.counts`.
     tied : (n_tied, 3)
         Op, role (0 to 3, as in `owner`) and the op that holds what the first shares.
+    frozen : (n_ops, 4)
+        1 for a weight or bias (roles as in `owner`) that is not trained, at every op that shares it in that role.
     alias : (n_ops,)
         0 writes bytes of its own, 1 view of input 0, 2 overwrites input 0 as the graph says, 3 may
         overwrite input 0, 4 may overwrite input 0 or 1.
@@ -107,6 +117,9 @@ class Lowered(Columns):
     op_names: tuple[str, ...]
     op_kinds: tuple[str, ...]
     op_scopes: tuple[str, ...]
+    op_attrs: tuple[Attrs, ...]
+    parameter_order: I64
+    holds: I64
     in_ptr: I64
     in_idx: I64
     out_ptr: I64
@@ -114,6 +127,7 @@ class Lowered(Columns):
     reads: I64
     kind: I64
     is_output: I64
+    outputs: I64
     dtype: I64
     rule: I64
     attr_ptr: I64
@@ -122,6 +136,7 @@ class Lowered(Columns):
     weight_rule: I64
     owner: I64
     tied: I64
+    frozen: I64
     alias: I64
     fold: I64
     index_bytes: I64
@@ -258,6 +273,52 @@ class Lowered(Columns):
         column = self._cache[key] = _column(values)
         return column
 
+    def frames(self) -> I64:
+        """Return through which op eager Python holds each tensor: (n_tensors,) int64, ops in program order.
+
+        A tensor that :meth:`cnnlive.Graph.hold` names is held through the op named there. For any other, module
+        calls tell. The ops whose module path (``scope``) lies under one path, as far as they follow each other
+        without a break, are one call of that module; network inputs and stored parameters in between break
+        nothing. A call's arguments live until it returns: a tensor that was made before the call and is read
+        inside it is held through the call's last op. An op itself is the call of a leaf module or a function and
+        holds its inputs while it runs, no longer. Whatever the rule says, a tensor is held through its last reader,
+        or its producer if there is none.
+
+        So of two calls of one module that follow each other directly the second needs a path of its own,
+        such as ``"block@1"``; and each prefix of a path counts as a call, also that of a mere list of modules.
+
+        Returns
+        -------
+        (n_tensors,) int64
+            Holding a view holds the bytes that it looks at.
+
+        Notes
+        -----
+        O(n_ops + n_edges), done once per lowered graph.
+        """
+        found: I64 | None = self._cache.get("frames")
+        return self._keep("frames", _frames(self)) if found is None else found
+
+    def held_reads(self) -> tuple[I64, I64, I64]:
+        """Return `in_ptr`, `in_idx` and `reads` with one read more of each tensor that outlives its readers.
+
+        That read stands last at the op through which :meth:`frames` says that the tensor is held, so liveness under
+        eager frames is liveness over these columns.
+        """
+        found: tuple[I64, I64, I64] | None = self._cache.get("held_reads")
+        if found is None:
+            last = last_readers(self)
+            until = self.frames()
+            held = np.flatnonzero(until > last)
+            held = held[np.argsort(until[held], kind="stable")]
+            idx = np.insert(self.in_idx, self.in_ptr[until[held] + 1], held)
+            ptr = self.in_ptr.copy()
+            ptr[1:] += np.cumsum(np.bincount(until[held], minlength=self.n_ops))
+            reads = self.reads.copy()
+            reads[held] += 1
+            found = self._cache["held_reads"] = (_column(ptr), _column(idx), _column(reads))
+        return found
+
     def fused(self) -> Lowered:
         """Return the same net with convolution (or linear), batch normalisation and activation as one op.
 
@@ -278,6 +339,49 @@ class Lowered(Columns):
 def _replaced(codes: I64, dtype: str | None) -> I64:
     """Return dtype codes with every floating one replaced by that of `dtype`, if that is given."""
     return codes if dtype is None else np.where(IS_FLOATING[codes], np.int64(DTYPE_CODE[dtype]), codes)
+
+
+def last_readers(net: Lowered) -> I64:
+    """Return the last op that reads each tensor, or its producer."""
+    last = net.producer.copy()
+    # Edges stand in program order, and numpy keeps the last of several values assigned to one place.
+    last[net.in_idx] = np.repeat(np.arange(net.n_ops), np.diff(net.in_ptr))
+    return last
+
+
+def _frames(net: Lowered) -> I64:
+    until = last_readers(net)
+    calls: list[tuple[int, int, int]] = []  # depth, first and last op of each module call
+    stack: list[tuple[str, int]] = []  # the calls open now, outermost first: part of the path and first op
+    path, latest = "", -1
+    for op, (kind, scope) in enumerate(zip(net.op_kinds, net.op_scopes, strict=True)):
+        if kind in ("input", "parameter"):
+            continue
+        if scope != path:
+            parts, same = scope.split(".") if scope else [], 0
+            while same < min(len(parts), len(stack)) and stack[same][0] == parts[same]:
+                same += 1
+            calls += [(depth, first, latest) for depth, (_, first) in enumerate(stack[same:], same)]
+            del stack[same:]
+            stack += [(part, op) for part in parts[same:]]
+            path = scope
+        latest = op
+    calls += [(depth, first, latest) for depth, (_, first) in enumerate(stack)]
+    reader = np.repeat(np.arange(net.n_ops), np.diff(net.in_ptr))
+    made = np.where(net.kind == 1, -1, net.producer)[net.in_idx]
+    explicit = net.holds[:, 0]
+    free = np.ones(net.n_tensors, bool)
+    free[explicit] = False
+    free[net.kind == 2] = False
+    for depth in range(max((depth for depth, *_ in calls), default=-1) + 1):
+        start, end = np.full((2, net.n_ops), -1, np.int64)
+        for d, a, b in calls:
+            if d == depth:
+                start[a : b + 1], end[a : b + 1] = a, b
+        outside = np.flatnonzero((start[reader] > made) & free[net.in_idx])
+        np.maximum.at(until, net.in_idx[outside], end[reader[outside]])
+    until[explicit] = np.maximum(until[explicit], net.holds[:, 1])
+    return until
 
 
 def _checked_sizes(rank: I64, dims: I64, numel: I64, batch: int) -> Sizes:
@@ -376,11 +480,14 @@ def _lower(graph: Graph) -> Lowered:
     weight_rule: list[tuple[int, ...]] = []
     owner: list[tuple[int, ...]] = []
     ties: list[tuple[int, int, str]] = []
+    holds: list[tuple[int, str]] = []
+    untrained: list[tuple[int, int]] = []
     alias: list[int] = []
     fold: list[int] = []
     index_bytes: list[int] = []
     kinds: list[str] = []
     scopes: list[str] = []
+    attrs: list[Attrs] = []
     for op, (name, data) in enumerate(multigraph.nodes.items()):
         kind_name = data["op"]
         entry = operator(kind_name)
@@ -416,21 +523,32 @@ def _lower(graph: Graph) -> Lowered:
         owner.append(tuple(int(role not in tied) for role in _ROLES) if tied else _OWNS_ALL)
         if tied:
             ties += [(op, k, tied[role]) for k, role in enumerate(_ROLES) if role in tied]
+        if "frozen" in data:
+            untrained += [(op, _ROLES.index(role)) for role in data["frozen"]]
+        if "until" in data:
+            holds += [(first[name] + output, last) for output, last in data["until"].items()]
         alias.append(_alias_code(entry.alias, entry.overwrites, bool(data.get("inplace"))))
         fold.append(_FOLDS[entry.folds] if entry.folds != "norm" or data.get("track_running_stats") else 0)
         index_bytes.append(8 if entry.indices and n_out == 1 else 0)
         kinds.append(kind_name)
         scopes.append(data.get("scope", ""))
+        attrs.append(data)
     n_ops, n_tensors = len(kinds), len(producer)
     in_ptr = np.zeros(n_ops + 1, np.int64)
     np.cumsum(in_count, out=in_ptr[1:])
     out_ptr = np.zeros(n_ops + 1, np.int64)
     np.cumsum(out_count, out=out_ptr[1:])
     in_idx = _column([t for row in inputs for t in row])
+    outputs = [first[t.node] + t.output for t in graph.outputs]
+    order: Sequence[int] = range(n_ops)
+    if multigraph.graph["parameter_order"]:
+        position = {name: op for op, name in enumerate(first)}
+        order = [position[name] for name in graph.parameter_order]
     is_output = np.zeros(n_tensors, np.int64)
-    is_output[[first[t.node] + t.output for t in graph.outputs]] = 1
+    is_output[outputs] = 1
     names = tuple(first)
-    number = {name: op for op, name in enumerate(names)} if ties else {}
+    number = {name: op for op, name in enumerate(names)} if ties or holds else {}
+    tied_columns = [(op, role, number[other]) for op, role, other in ties]
     before = _overwritten_readers(names, kinds, alias, inputs, first, out_count, kind, is_output)
     before_ptr, before_idx = _csr(before)
     batch = next((shapes[n][0][0] for n, k in zip(names, kinds, strict=True) if k == "input"), 1)
@@ -439,15 +557,38 @@ def _lower(graph: Graph) -> Lowered:
     sizes = _checked_sizes(_column(rank), all_dims, all_dims.prod(axis=1), batch)
     lowered = Lowered(
         name=graph.name, op_names=names, op_kinds=tuple(kinds), op_scopes=tuple(scopes),
+        op_attrs=tuple(attrs), parameter_order=_column(order),
+        holds=_column([(t, number[last]) for t, last in holds], (len(holds), 2)),
         in_ptr=_column(in_ptr), in_idx=in_idx, out_ptr=_column(out_ptr),
         producer=_column(producer), reads=_column(np.bincount(in_idx, minlength=n_tensors)), kind=_column(kind),
-        is_output=_column(is_output), dtype=_column(dtype), rule=_column(rule), attr_ptr=_column(attr_ptr),
-        attr=_column(attr), macs_rule=_column(macs_rule), weight_rule=_column(weight_rule), owner=_column(owner),
-        tied=_column([(op, role, number[other]) for op, role, other in ties], (len(ties), 3)),
+        is_output=_column(is_output), outputs=_column(outputs), dtype=_column(dtype), rule=_column(rule),
+        attr_ptr=_column(attr_ptr), attr=_column(attr),
+        macs_rule=_column(macs_rule), weight_rule=_column(weight_rule), owner=_column(owner),
+        tied=_column(tied_columns, (len(ties), 3)), frozen=_frozen(n_ops, untrained, tied_columns),
         alias=_column(alias), fold=_column(fold), index_bytes=_column(index_bytes), before_ptr=before_ptr,
         before_idx=before_idx, batch=batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(lowered)
+
+
+def _frozen(n_ops: int, untrained: Sequence[tuple[int, int]], tied: Sequence[tuple[int, int, int]]) -> I64:
+    """Mark what is not trained at every op that shares it, by whichever of them it was frozen."""
+    marks = np.zeros((n_ops, len(_ROLES)), np.int64)
+    for op, role in untrained:
+        marks[op, role] = 1
+    if untrained:
+        holder = {(op, role): (other, role) for op, role, other in tied if op != other}
+
+        def root(place: tuple[int, int]) -> tuple[int, int]:
+            while place in holder:
+                place = holder[place]
+            return place
+
+        for place in untrained:
+            marks[root(place)] = 1
+        for place in holder:
+            marks[place] = marks[root(place)]
+    return _column(marks)
 
 
 _ONES: Final = tuple((1,) * (6 - rank) for rank in range(7))
@@ -545,7 +686,7 @@ def _fuse(net: Lowered) -> Lowered:
     only_reader = reader.tolist()
     dropped = np.zeros(n_ops, bool)
     renamed = np.arange(net.n_tensors)  # the tensor that takes a vanished one's place
-    gone = np.zeros(net.n_tensors, bool)
+    gone, inner = np.zeros((2, net.n_tensors), bool)  # vanished; never written any more
     weight_rule, owner = net.weight_rule.copy(), net.owner.copy()
     names, dtype, out_of = list(net.op_names), net.dtype.copy(), net.is_output.copy()
     for op in range(n_ops):
@@ -563,6 +704,7 @@ def _fuse(net: Lowered) -> Lowered:
                 owner[op, 1] = 1
             dropped[follower] = True
             names[op] += "+" + net.op_names[follower].rpartition(".")[2]
+            inner[last] = True
             last = out_ptr[follower]
             renamed[last] = written
             gone[last] = True
@@ -597,19 +739,25 @@ def _fuse(net: Lowered) -> Lowered:
         [int(new_op[base_of[b]]) for b in row if base_of[b] != i]
         for i, row in zip(kept_ops, rows(before_ptr, before_idx), strict=True)
     ]
+    holds = [(new_tensor[renamed[t]], new_op[base_of[u]]) for t, u in net.holds.tolist() if not inner[t]]
     attr = [net.attr[net.attr_ptr[i] : net.attr_ptr[i + 1]].tolist() for i in kept_ops]
     in_csr, attr_csr, before_csr = _csr(new_in), _csr(attr), _csr(new_before)
     sizes = Sizes(*(_column(a[kept_tensors]) for a in (net.sizes.rank, net.sizes.dims, net.sizes.numel)))
     fused = Lowered(
         name=net.name, op_names=tuple(names[i] for i in kept_ops), op_kinds=tuple(net.op_kinds[i] for i in kept_ops),
-        op_scopes=tuple(net.op_scopes[i] for i in kept_ops), in_ptr=in_csr[0], in_idx=in_csr[1],
+        op_scopes=tuple(net.op_scopes[i] for i in kept_ops), op_attrs=tuple(net.op_attrs[i] for i in kept_ops),
+        parameter_order=_column(new_op[net.parameter_order[~dropped[net.parameter_order]]]),
+        holds=_column(holds, (len(holds), 2)), in_ptr=in_csr[0], in_idx=in_csr[1],
         out_ptr=_column(new_out),
         producer=_column(new_op[net.producer[kept_tensors]]),
         reads=_column(np.bincount(in_csr[1], minlength=len(kept_tensors))), kind=_column(net.kind[kept_tensors]),
-        is_output=_column(out_of[kept_tensors]), dtype=_column(dtype[kept_tensors]), rule=_column(net.rule[kept_ops]),
+        is_output=_column(out_of[kept_tensors]),
+        outputs=_column(new_tensor[renamed[net.outputs]]), dtype=_column(dtype[kept_tensors]),
+        rule=_column(net.rule[kept_ops]),
         attr_ptr=attr_csr[0], attr=attr_csr[1], macs_rule=_column(net.macs_rule[kept_ops]),
         weight_rule=_column(weight_rule[kept_ops]), owner=_column(owner[kept_ops]),
         tied=_column([(new_op[op], role, new_op[holder]) for op, role, holder in ties], (len(ties), 3)),
+        frozen=_column(net.frozen[kept_ops]),
         alias=_column(net.alias[kept_ops]),
         fold=_column(net.fold[kept_ops]), index_bytes=_column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
         before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,

@@ -33,6 +33,9 @@ class Profile:
         Maximum pools allocate an int64 index per output element while they run.
     batch_counters : bool
         The int64 counter of each batch normalisation is stored beside its running statistics.
+    frames : bool
+        A value lives as long as a Python frame refers to it: what a module was given, until its call returns.
+        See :meth:`cnnlive.Lowered.frames`. Defined for ops in program order only.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Profile:
     keeps_inputs: bool = False
     pool_indices: bool = False
     batch_counters: bool = False
+    frames: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a way of working in place that does not exist."""
@@ -56,6 +60,15 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
             Profile(
                 name="ideal",
                 summary="liveness alone: a tensor is dropped after its last reader, the network's input too",
+            ),
+            Profile(
+                name="torch",
+                summary="eager PyTorch: a module's call keeps what it was given until it returns, the caller keeps "
+                "the input, maximum pools allocate int64 indices",
+                keeps_inputs=True,
+                pool_indices=True,
+                batch_counters=True,
+                frames=True,
             ),
             Profile(
                 name="torch_fx",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cnnlive._types import ITEMSIZE
@@ -67,8 +68,9 @@ def check_inference(graph: Graph, plan: Any) -> None:
 
     Whatever an op reads has to lie in a buffer that is alive, with bytes that nobody has overwritten since
     they were written for it; outputs have to be intact at the end; an op may share bytes only where the
-    operator table and the profile let it, and never those of a stored parameter; the timeline has to be the sum
-    of the buffers alive plus scratch, and the peak its maximum.
+    operator table and the profile let it, and never those of a stored parameter; under a profile with ``frames`` the
+    order has to be the program's and what Python holds has to be alive and intact as long; the timeline has to be
+    the sum of the buffers alive plus scratch, and the peak its maximum.
 
     Parameters
     ----------
@@ -89,6 +91,8 @@ def check_inference(graph: Graph, plan: Any) -> None:
     names = graph.nodes()
     order = [names[op] for op in plan.order.tolist()]
     check_order(graph, order)
+    if plan.profile.frames and order != names:
+        raise VerificationError(f"profile {plan.profile.name!r} is of the program's order, and the plan has another")
     run = _Run(graph, plan)
     for step, name in enumerate(order):
         reads = graph.inputs_of(name)
@@ -98,7 +102,28 @@ def check_inference(graph: Graph, plan: Any) -> None:
             run.write(t, reads, step)
     for t in graph.outputs:
         run.check_readable("the caller", len(order) - 1, t)
+    run.check_held()
     run.check_timeline(order)
+
+
+def _held(graph: Graph) -> dict[str, int]:
+    """Return through which step, in program order, eager Python holds each tensor beside what its readers do."""
+    position = {n: k for k, n in enumerate(graph.nodes())}
+    born = {n: -1 if graph.op_of(n) == "input" else k for n, k in position.items()}
+    ran = [n for n in position if graph.op_of(n) not in ("input", "parameter")]
+    path = {n: graph.nx.nodes[n]["scope"].split(".") if graph.nx.nodes[n].get("scope") else [] for n in ran}
+    held: dict[str, int] = {}
+    for depth in range(1, max(map(len, path.values()), default=0) + 1):
+        outer = {n: path[n][:depth] if len(path[n]) >= depth else [] for n in ran}
+        for inside, run in groupby(ran, outer.__getitem__):
+            call = list(run) if inside else []
+            for t in (t for n in call for t in graph.inputs_of(n)):
+                if born[t.node] < born[call[0]] and graph.op_of(t.node) != "parameter":
+                    held[t.name] = max(held.get(t.name, 0), born[call[-1]])
+    for name in graph.nodes():
+        for output, last in graph.nx.nodes[name].get("until", {}).items():
+            held[graph.tensors_of(name)[output].name] = position[last]
+    return held
 
 
 class _Run:
@@ -111,6 +136,8 @@ class _Run:
         self.stored = {n for n in graph.nodes() if graph.op_of(n) == "parameter"}
         self.kept = {t.name for t in graph.inputs} if plan.profile.keeps_inputs else set()
         self.valid: dict[str, _Region] = {}
+        self.written: set[str] = set()
+        self.held = _held(graph) if plan.profile.frames else {}
 
     def check_readable(self, who: str, step: int, t: Tensor) -> None:
         """Check that a tensor is intact and its buffer alive."""
@@ -130,6 +157,7 @@ class _Run:
     def write(self, t: Tensor, reads: Sequence[Tensor], step: int) -> None:
         """Put a tensor where the plan says, if it may lie there; what it overwrites is no longer intact."""
         entry, home = operator(self.graph.op_of(t.node)), self.home[t.name]
+        self.written.add(t.name)
         asked = self.graph.attributes(t.node).get("inplace") and self.profile.inplace != "never"
         if home == t.name:
             if entry.alias == "view" or asked:
@@ -154,9 +182,23 @@ class _Run:
         taken = [r for i, r in enumerate(reads) if i in allowed and self.valid[r.name].buffer == home]
         if not taken:
             raise VerificationError(f"{t.node} may not take over the bytes of {home}")
+        others = self.written - {t.name}
+        if not asked and any(self.held.get(n, 0) > step and self.home[n] == home for n in others):
+            raise VerificationError(f"{t.node} takes over the bytes of {home}, which a Python frame still holds")
         region = self.valid[taken[0].name]
         self.valid = {name: r for name, r in self.valid.items() if not r.overlaps(region)}
         self.valid[t.name] = region
+
+    def check_held(self) -> None:
+        """Check that buffers live as long as Python holds what lies in them."""
+        for name, step in self.held.items():
+            home = self.home[name]
+            if home in self.stored:
+                continue
+            if not self.buffers[home].born <= step < self.buffers[home].dead:
+                raise VerificationError(
+                    f"Python holds {name} through step {step}, and {home} dies at {self.buffers[home].dead}"
+                )
 
     def check_timeline(self, order: Sequence[str]) -> None:
         """Check every step's bytes and the peak against the buffers."""

@@ -5,8 +5,11 @@ They walk ``graph.nx`` and the shapes that the graph knows, and run the network 
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 from cnnlive.ops import operator
 
@@ -98,7 +101,7 @@ def all_orders(graph):
             yield list(order)
 
 
-def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=False, dtype=None):
+def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=False, frames=False, dtype=None):
     """Bytes alive during each step: the run itself, on a table buffer -> (bytes, tensors still wanted)."""
     wanted = {}  # tensor -> the ops that still have to read it
     for n in graph.nodes():
@@ -107,6 +110,8 @@ def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=
     for n in graph.nodes():
         for s in sources(graph, n):
             wanted[s].add(n)
+    for tensor, last in held_through(graph).items() if frames else ():
+        wanted[tensor].add(last)
     keep = set(outputs(graph))
     if keeps_inputs:
         keep |= {(n, 0) for n in graph.nodes() if graph.op_of(n) == "input"}
@@ -130,8 +135,8 @@ def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=
     for n in order:
         op, read = graph.op_of(n), sources(graph, n)
         written = [(n, t.output) for t in graph.tensors_of(n)]
-        for s in read:
-            wanted[s].discard(n)
+        for waiting in wanted.values():
+            waiting.discard(n)
         root = None
         asked = graph.attributes(n).get("inplace") and inplace != "never"
         if op in VIEWS or asked:
@@ -163,6 +168,39 @@ def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=
                 del size[b]
                 members[b] = list(members[b])
     return steps
+
+
+def calls(graph):
+    """Every module call as the list of its ops: runs of ops under one path that nothing else interrupts."""
+    ran = [n for n in graph.nodes() if graph.op_of(n) not in ("input", "parameter")]
+    place = {n: graph.nx.nodes[n].get("scope", "") for n in ran}
+    paths = {".".join(p.split(".")[: k + 1]) for p in place.values() if p for k in range(p.count(".") + 1)}
+    found = []
+    for path in sorted(paths):
+        for under, run in itertools.groupby(ran, lambda n, path=path: f"{place[n]}.".startswith(f"{path}.")):
+            if under:
+                found.append(list(run))
+    return found
+
+
+def held_through(graph):
+    """The op through which eager Python holds each tensor that somebody reads, or that is said to be held."""
+    position = {n: i for i, n in enumerate(graph.nodes())}
+    ends = {}
+    for n in graph.nodes():
+        for s in sources(graph, n):
+            ends.setdefault(s, []).append(n)
+    for run in calls(graph):
+        for n in run:
+            for u, o in sources(graph, n):
+                said = o in graph.nx.nodes[u].get("until", {})
+                before = graph.op_of(u) == "input" or position[u] < position[run[0]]
+                if before and not said and graph.op_of(u) != "parameter":
+                    ends[u, o].append(run[-1])
+    for n in graph.nodes():
+        for o, last in graph.nx.nodes[n].get("until", {}).items():
+            ends.setdefault((n, o), []).append(last)
+    return {tensor: max(found, key=position.__getitem__) for tensor, found in ends.items()}
 
 
 def least_needs(graph, *, inplace="graph", keeps_inputs=False, pool_indices=False):
@@ -209,6 +247,8 @@ def weight_elements(graph):
             parameters += size * (a["elementwise_affine"] + (a["elementwise_affine"] and a["bias"]))
         elif op == "prelu":
             parameters += a["num_parameters"]
+        elif op == "rms_norm":
+            parameters += math.prod(a["normalized_shape"]) if a["elementwise_affine"] else 0
         elif op == "parameter":
             if a["trainable"]:
                 parameters += math.prod(a["shape"])
@@ -273,3 +313,232 @@ def saved_bytes(graph):
     held = {n for n in graph.nodes() if graph.op_of(n) in ("input", "parameter")}
     own += sum(nbytes(graph, t) for t in kept if t[0] not in held)
     return own + sum(nbytes(graph, t) + 4 for t in outputs(graph))
+
+
+class Storage:
+    """Bytes that live as long as somebody holds them."""
+
+    def __init__(self, memory, nbytes, made):
+        self.memory, self.nbytes, self.made, self.holders = memory, nbytes, made, 0
+        memory.change(nbytes, made)
+
+    def take(self):
+        self.holders += 1
+        return self
+
+    def release(self):
+        self.holders -= 1
+        if self.holders == 0:
+            self.memory.change(-self.nbytes, self.made)
+
+
+class Gradient:
+    """A tensor of backward: a storage, how it lies in it, and who holds the tensor."""
+
+    def __init__(self, storage, dense=True, contiguous=True):
+        self.storage, self.dense, self.contiguous, self.holders = storage.take(), dense, contiguous, 0
+
+    def take(self):
+        self.holders += 1
+        return self
+
+    def release(self):
+        self.holders -= 1
+        if self.holders == 0:
+            self.storage.release()
+
+
+class Memory:
+    """Every total after every event, and the worst instants."""
+
+    def __init__(self):
+        self.alive = Counter()
+        self.totals = []
+        self.phase = None
+        self.peaks = {}
+
+    def begin(self, phase):
+        self.phase = phase
+        self.peaks[phase] = (sum(self.alive.values()), dict(self.alive))
+
+    def change(self, nbytes, made):
+        self.alive[made] += nbytes
+        total = sum(self.alive.values())
+        self.totals.append(total)
+        if total > self.peaks[self.phase][0]:
+            self.peaks[self.phase] = (total, dict(self.alive))
+
+
+class Node:
+    """A backward node: the engine's view of a record, or of a leaf that gathers its gradient."""
+
+    def __init__(self, priority):
+        self.priority, self.waits, self.arrived = priority, 0, {}
+
+
+def train_step(tape, dims, accumulates=False):
+    """Run a tape by the definition of the autograd engine: counted references, a heap of nodes, input buffers.
+
+    A node is ready when all its consumers have delivered; of the ready ones that with the highest sequence number
+    runs, and leaves gather at once. Returned are the totals after every event, the peak of each phase with what it
+    consists of, and what is alive at the end.
+    """
+
+    def size(spec):
+        tensor, low, high, k, without = (int(x) for x in tape.spec[spec])
+        return k * math.prod(int(dims[tensor][d]) for d in range(low, high) if d != without)
+
+    def row(pointer, column, p):
+        return column[int(pointer[p]) : int(pointer[p + 1])].tolist()
+
+    memory = Memory()
+    memory.begin("forward")
+    value_size = [size(spec) for spec in tape.value_spec]
+    records = range(len(tape.records))
+    edges = {p: row(tape.edge_ptr, tape.edge_value, p) for p in records}
+    outs = {p: row(tape.out_ptr, tape.out_value, p) for p in records}
+    # Forward. A storage is held by Python, and by each backward node that is ever going to run.
+    stores = {}
+    for p in records:
+        for s in row(tape.alloc_ptr, tape.alloc_idx, p):
+            stores[s] = Storage(memory, size(tape.store_spec[s]), "forward").take()
+        for s in row(tape.saved_ptr, tape.saved_idx, p):
+            stores[s].take()
+        for s in row(tape.drop_ptr, tape.drop_idx, p):
+            stores[s].release()
+    forward_end = sum(memory.alive.values())
+    memory.begin("backward")
+
+    def answer():
+        return SimpleNamespace(
+            totals=memory.totals, forward_end=forward_end, peaks=memory.peaks, end=dict(memory.alive)
+        )
+
+    if tape.root < 0:
+        return answer()
+
+    # The graph that the loss leads to, and how many edges lead to each node.
+    maker = {v: p for p in records for v in outs[p]}
+    nodes = {}
+
+    def node(value):
+        key = ("record", maker[value]) if value in maker else ("leaf", value)
+        if key not in nodes:
+            nodes[key] = Node(maker.get(value, math.inf))
+            if key[0] == "record":
+                for v in edges[key[1]]:
+                    nodes[node(v)].waits += 1
+        return key
+
+    ticket = itertools.count()
+    ready = []
+    copies = set()  # leaves whose last gradient lies otherwise than the parameter does
+
+    def deliver(value, gradient):
+        """Put a gradient, held by the caller, into the buffer of the node that made the value."""
+        key = node(value)
+        buffers = nodes[key].arrived
+        if value not in buffers:
+            buffers[value] = gradient
+            return
+        old = buffers[value]
+        if old.dense and old.holders == 1 and old.storage.holders == 1:
+            gradient.release()
+            return
+        new = Gradient(Storage(memory, value_size[value], "backward")).take()
+        old.release()
+        buffers[value] = new
+        gradient.release()
+
+    def push(key):
+        heapq.heappush(ready, (-nodes[key].priority, next(ticket), key))
+
+    def run_leaf(key):
+        ((_, gradient),) = nodes[key].arrived.items()
+        copied = key[1] in copies
+        if not accumulates and gradient.holders == 1 and not copied:
+            if gradient.storage.made == "backward":
+                gradient.storage.made = "gradient"
+                memory.alive["backward"] -= gradient.storage.nbytes
+                memory.alive["gradient"] += gradient.storage.nbytes
+            return
+        if not accumulates:
+            Gradient(Storage(memory, value_size[key[1]], "gradient")).take()
+        gradient.release()
+
+    def run_record(p):
+        came = nodes["record", p].arrived
+        results = [None] * len(edges[p])
+        temporaries = []
+        for what, a, b, layout in row(tape.code_ptr, tape.code, p):
+            if what == 0:
+                temporaries.append(Storage(memory, size(a), "backward").take())
+            elif what == 8:
+                if outs[p][a] not in came:
+                    temporaries.append(Storage(memory, value_size[outs[p][a]], "backward").take())
+            elif what == 9:
+                for t in temporaries:
+                    if t is not None:
+                        t.release()
+                temporaries = []
+            elif what == 10:
+                temporaries[a].release()
+                temporaries[a] = None
+            elif what == 1:
+                lies = (True, layout != 2)
+                for v in outs[p]:
+                    if layout == 1 and v in came and came[v].dense:
+                        lies = (True, came[v].contiguous)
+                results[a] = Gradient(Storage(memory, size(b), "backward"), *lies).take()
+            else:
+                g = came[outs[p][b if what in (2, 3, 7) else 0]]
+                if what == 2:
+                    results[a] = g.take()
+                elif what == 5 and not g.contiguous:
+                    results[a] = Gradient(Storage(memory, size(b), "backward")).take()
+                else:
+                    dense, contiguous = {
+                        3: (g.dense, g.contiguous),
+                        4: (g.dense, g.contiguous) if what == 4 and size(b) == 1 else (False, False),
+                        5: (g.dense, g.contiguous),
+                        6: (False, False),
+                        7: (g.dense, g.dense and not g.contiguous),
+                    }[what]
+                    results[a] = Gradient(g.storage, dense, contiguous).take()
+        for t in temporaries:
+            if t is not None:
+                t.release()
+        specs = row(tape.edge_ptr, tape.edge_spec, p)
+        for k, v in enumerate(edges[p]):
+            if size(specs[k]) != value_size[v]:
+                summed = Gradient(Storage(memory, value_size[v], "backward")).take()
+                results[k].release()
+                results[k] = summed
+        for v in outs[p]:
+            if v in came:
+                came.pop(v).release()
+        for s in row(tape.saved_ptr, tape.saved_idx, p):
+            stores[s].release()
+        for v, result, copied in zip(edges[p], results, row(tape.edge_ptr, tape.edge_copies, p), strict=True):
+            deliver(v, result)
+            key = node(v)
+            (copies.add if copied else copies.discard)(v)
+            nodes[key].waits -= 1
+            if nodes[key].waits == 0:
+                push(key)
+
+    root = node(tape.root)
+    seed = Gradient(Storage(memory, value_size[tape.root], "backward")).take()
+    if tape.root_held:
+        seed.take()
+    nodes[root].arrived[tape.root] = seed
+    push(root)
+    while ready:
+        _, _, key = heapq.heappop(ready)
+        if key[0] == "leaf":
+            run_leaf(key)
+        else:
+            run_record(key[1])
+    if tape.root_held:
+        seed.release()
+    return answer()

@@ -19,8 +19,9 @@ ROOT = Path(cnnlive.__file__).parent
 # The package itself stands for all its public names, planners and readers among them.
 RANKS = {
     "errors": 0, "units": 0, "_types": 0, "_kernels": 1, "ops": 2, "profiles": 2, "_builder": 3, "graph": 3,
-    "lowered": 4, "verify": 4, "plan": 5, "nas": 6, "io": 6, "zoo": 6, "report": 7, "cnnlive": 7, "cli": 8,
-    "__main__": 9,
+    "lowered": 4, "mixed": 4, "verify": 4, "tape": 5, "plan": 6, "nas": 7, "io": 7, "zoo": 7, "report": 8, "cnnlive": 8,
+    "cli": 9,
+    "__main__": 10,
 }  # fmt: skip
 
 
@@ -165,6 +166,11 @@ def test_after_warming_up_nothing_is_left_to_compile():
         "    plan = cnnlive.plan_inference(graph, batch=3, **options)\n"
         "    cnnlive.plan_inference(graph, order=plan.order.tolist(), **options)\n"
         "    plan.live_at_peak, plan.ops\n"
+        "for options in ({}, {'device': 'cpu'}, {'precision': 'autocast'}, {'micro_batches': 2}, {'allocator': 'cuda'}):\n"
+        "    plan = cnnlive.plan_training(graph, batch=3, optimizer='sgd', momentum=0.9, **options)\n"
+        "    plan.live_at_peak, plan.ops, plan.timeline\n"
+        "allocator = cnnlive.CudaAllocator.from_conf('expandable_segments:True', capacity=1 << 40)\n"
+        "cnnlive.plan_training(graph, batch=3, allocator=allocator)\n"
         "print(warm == compiled())\n"
     )
     assert run(code).strip() == "True"

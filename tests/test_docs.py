@@ -56,6 +56,37 @@ def test_every_operator_has_a_row_without_gaps():
     assert len(widths) == 1
 
 
+# ---------------------------------------------------------------------------------- sections
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_sections_are_what_the_code_gives():
+    docs = tool("generate_docs")
+    for (page, name), text in docs.SECTIONS.items():
+        shown = docs.section((ROOT / page).read_text(encoding="utf-8"), name).group()
+        assert shown == text(), f"{page}, {name}: run make docs"
+
+
+def test_the_founding_question_is_answered_on_the_first_screen():
+    screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:24])
+    net = cnnlive.lower(cnnlive.zoo.load("vgg16"))
+    assert "inference of one image | 579,722,400 | 579,120,288 |" in screen
+    assert "(553,430,176), the image (602,112) and two maps of 64 x 224²" in screen
+    assert 553_430_176 + 602_112 + 2 * 64 * 224**2 * 4 == 579_722_400
+    peaks = {b: cnnlive.plan_training(net, batch=b).peak_bytes for b in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
+    each = (peaks[256] - peaks[16]) // 240
+    base = peaks[16] - 16 * each
+    assert all(peak == base + each * batch for batch, peak in peaks.items() if batch >= 8)
+    assert f"{base / 1e6:,.1f} MB + {each / 1e6:.2f} MB · B" in screen
+    assert peaks[4] > base + 4 * each
+
+
 # ---------------------------------------------------------------------------------- JSON
 
 
@@ -77,17 +108,37 @@ def test_the_documented_keys_of_the_other_commands_are_the_real_ones():
         "zoo": "zoo",
         "zoo NET": "zoo alexnet",
         "operators": "operators",
+        "optimizers": "optimizers",
         "profiles": "profiles",
     }.items():
         assert set(page[heading]) == set(json.loads(run(f"{line} --json"))), heading
 
 
-@pytest.mark.parametrize("line", ["inference alexnet", "ops alexnet", "zoo", "zoo alexnet", "operators", "profiles"])
+def test_the_documented_keys_of_training_and_fit_are_the_real_ones():
+    page = documented("json.md")
+    data = json.loads(run("training squeezenet1_1 --json"))
+    assert set(page["training"]) == set(data)
+    for key in ("live_at_peak", "rules_of_thumb", "timeline", "ops"):
+        assert set(page[f"training: {key}"]) == set(data[key][0]), key
+    for more in ("", " --batch 1", " --inference"):
+        data = json.loads(run(f"fit squeezenet1_1 --budget 1GB --json{more}"))
+        assert set(page["fit"]) == set(data)
+        assert set(page["fit: batches"]) == set(data["batches"][0])
+
+
+LINES = (
+    "inference alexnet", "training alexnet", "fit alexnet --budget 1GiB", "ops alexnet", "zoo", "zoo alexnet",
+    "operators", "optimizers", "profiles",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_the_documented_types_are_the_real_ones(line):
     heading = "zoo NET" if line == "zoo alexnet" else line.split()[0]
     data = json.loads(run(f"{line} --json"))
     kinds = {"text": str, "integer": int, "true or false": bool, "object": dict, "text or null": str | None,
-             "text, object or null": str | dict | None}  # fmt: skip
+             "text, object or null": str | dict | None, "integer or null": int | None,
+             "true, false or null": bool | None}  # fmt: skip
     for key, (kind, _) in documented("json.md")[heading].items():
         expected = list if kind.startswith("list") else kinds[kind]
         assert isinstance(data[key], expected), key
@@ -101,7 +152,7 @@ def test_every_command_with_json_is_documented():
 
 def test_the_documented_format_is_the_real_one():
     text = (ROOT / "docs/json.md").read_text(encoding="utf-8")
-    for line in ("inference alexnet", "ops alexnet", "zoo", "zoo alexnet", "operators", "profiles"):
+    for line in LINES:
         assert f"`{json.loads(run(f'{line} --json'))['format']}`" in text
 
 
@@ -172,10 +223,7 @@ def test_the_readme_names_targets_that_the_makefile_has():
 
 def test_the_demo_prints_the_founding_figures(capsys):
     pytest.importorskip("onnx")
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools/demo.py")
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
-    demo.main()
+    tool("demo").main()
     text = capsys.readouterr().out
     for words in ("vgg16", "579,120,288", "579,722,400", "resnet50", "light_densenet121.onnx", "too low"):
         assert words in text

@@ -5,7 +5,7 @@ import json
 import networkx as nx
 import pytest
 from hypothesis import given
-from strategies import graphs
+from strategies import graphs, graphs_in_frames
 
 import cnnlive
 from cnnlive import Graph, errors
@@ -228,6 +228,27 @@ def test_every_builder_method_reaches_its_operator():
     assert g.matmul(x[2], g.parameter((6, 2))).shape == (1, 4, 6, 2)
     assert g.linear(x[1], 5).shape == (1, 4, 5)
     assert g.layer_norm(x[1], 6).shape == g.group_norm(x[1], 2).shape == g.local_response_norm(x[1], 5).shape
+    for op in ("rsqrt", "sign", "sin", "cos", "pow_scalar", "roll", "detach"):
+        assert getattr(g, op)(x[2]).shape == x[2].shape
+    for op in ("amin", "logsumexp", "std", "var"):
+        assert getattr(g, op)(x[2], 1).shape == (1, 6, 6)
+    for op in ("std_mean", "var_mean", "max", "min"):
+        assert [t.shape for t in getattr(g, op)(x[2], 1)] == [(1, 6, 6)] * 2
+    assert [(t.shape, t.dtype) for t in g.topk(x[2], 2, 1)] == [((1, 2, 6, 6), "float32"), ((1, 2, 6, 6), "int64")]
+    holds = g.compare(x[2], g.mean(x[2], 1, True))
+    assert (holds.shape, holds.dtype) == (x[2].shape, "bool")
+    assert (g.where(holds, x[2]).dtype, g.masked_fill(x[2], holds).dtype) == ("float32", "float32")
+    assert g.addcmul(x[2], x[2], x[2]).shape == g.assign(x[2], x[1]).shape == g.cumsum(x[2], 1).shape == x[2].shape
+    assert g.expand_as(g.mean(x[2], 1, True), x[2]).shape == x[2].shape
+    assert g.repeat(x[1], (1, 1, 2, 3)).shape == (1, 1, 8, 18)
+    assert g.gather_elements(x[1], g.argmax(x[1], 1, True)).shape == (1, 1, 6)
+    assert g.grid_sample(x[2], g.fill((1, 3, 5, 2), x[2])).shape == (1, 4, 3, 5)
+    assert g.unfold(x[2], 2, stride=2).shape == (1, 16, 9)
+    assert g.as_strided(x[2], (0, 2, 3)).shape == (1, 2, 3)
+    assert g.unfold_dim(x[2], 2, 3, 2).shape == (1, 4, 2, 6, 3)
+    assert g.fold(g.unfold(x[2], 2, stride=2), 6, 2).shape == x[2].shape
+    assert g.dynamic_conv2d(x[2], g.fill((1, 4, 2, 2), x[2]), 2).shape == (1, 1, 5, 5)
+    assert g.rms_norm(x[2], 6).shape == g.scaled_dot_product_attention(x[2], x[2], x[2]).shape == x[2].shape
     assert set(OPERATORS) == {g.op_of(n) for n in g.nodes()}
 
 
@@ -288,6 +309,77 @@ def test_weights_are_shared_by_role_and_checked():
         g.op("conv2d", x, out_channels=4, kernel_size=1, tied={"weight": "a"})
     with pytest.raises(errors.GraphError, match="the role 'mean'; allowed: bias, weight"):
         g.op("conv2d", x, out_channels=4, kernel_size=3, tied={"mean": "a"})
+
+
+def test_what_is_not_trained_is_said_by_role_or_by_name():
+    g = Graph()
+    x = g.input((1, 4, 8, 8), name="x")
+    with g.scope("layer1"):
+        x = g.conv2d(x, 4, 3, padding=1, name="conv")
+        x = g.batch_norm2d(x, name="bn")
+    with g.scope("layer1@1"):
+        x = g.op("conv2d", x, out_channels=4, kernel_size=3, padding=1, name="conv", tied="layer1.conv")
+    with g.scope("layer10"):
+        x = g.conv2d(x, 4, 3, bias=False, name="conv")
+    x = g.mul(x, g.parameter((4, 1, 1), name="scale"))
+    g.op("linear", x, out_features=2, name="fc", frozen=("bias",))
+
+    def frozen():
+        return {n: d["frozen"] for n, d in g.nx.nodes(data=True) if "frozen" in d}
+
+    assert frozen() == {"fc": ("bias",)}
+    version = g.version
+    for pattern in ("layer2", "layer1.con", "mul", "x", ""):
+        with pytest.raises(errors.GraphError, match=f"freeze: {pattern!r} matches no op that has weights"):
+            g.freeze("fc", pattern)
+    with pytest.raises(errors.GraphError, match="did you mean layer1.conv"):
+        g.freeze("layer1.convs")
+    with pytest.raises(errors.GraphError, match="names and patterns, not 3"):
+        g.freeze(3)
+    assert (frozen(), g.version) == ({"fc": ("bias",)}, version)
+    g.freeze("layer1")  # both calls, and not layer10
+    both = ("weight", "bias")
+    assert frozen() == {"fc": ("bias",), "layer1.conv": both, "layer1.bn": both, "layer1@1.conv": both}
+    assert g.version > version
+    g.freeze("*0.conv", "scale", "f?")
+    assert frozen()["layer10.conv"] == frozen()["scale"] == ("weight",)
+    assert frozen()["fc"] == both
+    assert g.attributes("fc") == {"out_features": 2, "bias": True}
+    assert Graph.from_networkx(g.nx).to_dict() == Graph.from_dict(g.to_dict()).to_dict() == g.to_dict()
+    with pytest.raises(errors.GraphError, match=r"last \(linear\): frozen names the role 'buffer'; allowed: weight"):
+        g.op("linear", x, out_features=2, bias=False, name="last", frozen=["buffer"])
+
+
+def test_a_tensor_is_held_until_a_later_op():
+    g = Graph()
+    x = g.input((1, 4, 8, 8), name="x")
+    a, b = g.chunk(x, 2, name="cut")
+    y = g.add(a, b, name="y")
+    last = g.relu(y, name="last")
+    version = g.version
+    g.hold(b, until=last)
+    g.hold(a, until="y")
+    assert g.version > version
+    assert g.nx.nodes["cut"]["until"] == {0: "y", 1: "last"}
+    g.hold(b, until=y)  # the last word counts
+    assert g.nx.nodes["cut"]["until"] == {0: "y", 1: "y"}
+    assert "until" not in g.attributes("cut")
+    assert Graph.from_networkx(g.nx).to_dict() == Graph.from_dict(g.to_dict()).to_dict() == g.to_dict()
+    with pytest.raises(errors.GraphError, match="cut:1 until 'lost', which is not an op; did you mean last"):
+        g.hold(b, until="lost")
+    for op in ("y", "cut"):
+        with pytest.raises(errors.GraphError, match=f"y until '{op}', which does not come after it; allowed: a later"):
+            g.hold(y, until=op)
+    with pytest.raises(errors.GraphError, match="not a tensor of this graph"):
+        g.hold(Graph().input((1,)), until="last")
+    with pytest.raises(errors.GraphError, match="not a tensor of this graph"):
+        g.hold(x, until=Graph().input((1,)))
+
+
+@given(graph=graphs_in_frames())
+def test_round_trips_keep_modules_and_variables(graph):
+    assert Graph.from_networkx(graph.nx).to_dict() == Graph.from_dict(json.loads(graph.to_json())).to_dict()
+    assert Graph.from_networkx(graph.nx).to_dict() == graph.to_dict()
 
 
 @given(graph=graphs())

@@ -31,7 +31,12 @@ def every_kind_of_attribute():
     p = g.mul(p, g.parameter((5, 1, 1), "float16", trainable=False))
     flat = g.reshape(g.adaptive_avg_pool2d(p, (1, None)), (2, -1))
     q = g.cast(g.mean(a, (2, 3)), "float16")
-    g.output(g.linear(flat, 7), q)
+    last = g.linear(flat, 7)
+    g.output(last, q)
+    g.hold(a, until=q)
+    g.hold(b, until=last)
+    g.hold(y, until="second")
+    g.freeze("stem", "first")
     return g
 
 
@@ -146,6 +151,16 @@ WRONG = {
     "name twice": (changed(name="conv"), "conv.*already an op of that name"),
     "name type": (changed(name=7), "non-empty text as name, not 7"),
     "tied": (changed(tied={"weight": "conv"}), r"relu \(relu\): tied names the role 'weight'"),
+    "frozen": (changed(frozen=["weight"]), r"relu \(relu\): frozen names the role 'weight'; allowed: none"),
+    "frozen type": (changed(frozen=7), r"relu \(relu\): frozen names the role 7; allowed: none"),
+    "frozen item": (changed(frozen=[["weight"]]), r"relu \(relu\): frozen names the role \['weight'\]; allowed: none"),
+    "until nothing": (changed(until={"0": "gates"}), "relu until 'gates', which is not an op; did you mean gate"),
+    "until itself": (changed(until={"0": "relu"}), "relu until 'relu', which does not come after it"),
+    "until before": (changed(until={"0": "conv"}), "relu until 'conv', which does not come after it"),
+    "until output": (changed(until={"1": "sum"}), "relu: until names output '1'; it has 1"),
+    "until name": (changed(until={"first": "sum"}), "relu: until names output 'first'; it has 1"),
+    "until no text": (changed(until={"0": ["sum"]}), r"relu until \['sum'\], which is not an op"),
+    "until type": (changed(until="sum"), "relu: until='sum'; allowed: a table of output to the name of a later op"),
     "no ops": ({"format": "cnnlive-graph-1"}, "not a cnnlive graph: KeyError 'ops'"),
     "ops type": ({"format": "cnnlive-graph-1", "ops": 3}, "not a cnnlive graph: TypeError"),
     "row type": ({"format": "cnnlive-graph-1", "ops": ["relu"]}, "not a cnnlive graph: TypeError"),

@@ -104,6 +104,22 @@ ONE_OP = {
     "argmax": ((2, 3, 4), {"dim": -2, "keepdim": True}),
     "cast": ((2, 3), {"dtype": "int8"}),
     "gather": ((2, 4, 6), {}),
+    "std_mean": ((2, 3, 4), {"dim": (1, -1)}),
+    "var_mean": ((2, 3, 4), {"dim": 2, "keepdim": True}),
+    "max": ((2, 3, 4), {"dim": -1}),
+    "min": ((2, 3, 4), {"dim": 1, "keepdim": True}),
+    "topk": ((2, 3, 4), {"k": 2}),
+    "cumsum": ((2, 3, 4), {"dim": 1}),
+    "repeat": ((2, 3), {"repeats": (4, 1, 2)}),
+    "grid_sample": ((2, 2, 2, 2), {}),
+    "unfold": ((2, 3, 5, 6), {"kernel_size": (2, 3), "padding": (1, 0), "stride": 2}),
+    "fold": ((2, 8, 9), {"output_size": 4, "kernel_size": 2}),
+    "as_strided": ((2, 7, 3), {"shape": (0, 9)}),
+    "unfold_dim": ((2, 7, 3), {"dim": 1, "size": 3, "step": 2}),
+    "dynamic_conv2d": ((2, 4, 6, 6), {"kernel_size": 3}),
+    "rms_norm": ((2, 3, 4), {"normalized_shape": (3, 4)}),
+    "scaled_dot_product_attention": ((2, 3, 4, 5), {}),
+    "fill": ((2, 3), {"shape": (1, 5)}),
 }
 
 

@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import graphs
+from strategies import graphs, graphs_in_frames
 
 import cnnlive
 from cnnlive import Graph, errors, lower, plan_inference
@@ -270,3 +270,132 @@ def test_what_a_folded_norm_held_stays_with_those_that_share_it():
     assert (fused.n_parameters, fused.n_buffers) == (16 + 4 + 8, 8)
     assert {fused.op_names[op]: fused.op_names[holder] for op, _, holder in fused.tied.tolist()} == {"third": "second"}
     assert fused.fused().n_parameters == fused.n_parameters
+
+
+# ------------------------------------------------------------------ Python frames
+
+
+def frames(g):
+    net = lower(g)
+    return {net.tensor_name(t): net.op_names[op] for t, op in enumerate(net.frames().tolist())}
+
+
+@given(graph=graphs_in_frames())
+def test_frames_equal_the_definition(graph):
+    held = naive.held_through(graph)
+    assert frames(graph) == {
+        t.name: held.get((n, t.output), n)
+        for n in graph.nodes()
+        for t in graph.tensors_of(n)
+    }  # fmt: skip
+
+
+@given(graph=graphs())
+def test_without_modules_a_tensor_is_held_through_its_last_reader(graph):
+    net = lower(graph)
+    last = net.producer.copy()
+    for op in range(net.n_ops):
+        last[net.in_idx[net.in_ptr[op] : net.in_ptr[op + 1]]] = op
+    assert net.frames().tolist() == last.tolist()
+    columns = net.in_ptr, net.in_idx, net.reads
+    assert all(a.tolist() == b.tolist() for a, b in zip(net.held_reads(), columns, strict=True))
+
+
+def unary(g, x, *names):
+    for name in names:
+        x = g.sigmoid(x, name=name)
+    return x
+
+
+def test_a_call_ends_where_an_op_of_another_module_runs():
+    g = Graph()
+    x = unary(g, g.input((1, 2), name="x"), "y")
+    with g.scope("m"):
+        a = unary(g, x, "a", "b")
+    c = unary(g, a, "c")
+    with g.scope("m"):  # the second call
+        unary(g, g.add(x, c, name="d"), "e", "f")
+    assert frames(g) == {
+        "x": "y", "y": "m.f", "m.a": "m.b", "m.b": "c", "c": "m.f", "m.d": "m.e", "m.e": "m.f", "m.f": "m.f",
+    }  # fmt: skip
+
+
+def test_calls_without_anything_between_need_paths_of_their_own():
+    def twice(second):
+        g = Graph()
+        x = unary(g, g.input((1, 2), name="x"), "y")
+        with g.scope("m"):
+            x = unary(g, x, "a", "b")
+        with g.scope(second):
+            unary(g, x, "c", "d")
+        return frames(g)
+
+    assert (twice("m")["y"], twice("m")["m.b"]) == ("m.d", "m.c")
+    assert (twice("m@1")["y"], twice("m@1")["m.b"]) == ("m.b", "m@1.d")
+
+
+def test_the_outermost_call_that_was_given_a_tensor_holds_it():
+    g = Graph()
+    x = g.input((1, 2), name="x")
+    with g.scope("outer"):
+        y = unary(g, x, "y")
+        with g.scope("inner"):
+            z = g.add(unary(g, y, "z"), x, name="sum")
+            g.parameter((2,), name="weight")
+            g.input((1, 2), name="other")
+            z = unary(g, z, "last")
+        unary(g, z, "end")
+    assert frames(g) == {
+        "x": "outer.end", "outer.y": "outer.inner.last", "outer.inner.z": "outer.inner.sum",
+        "outer.inner.sum": "outer.inner.last", "outer.inner.weight": "outer.inner.weight",
+        "outer.inner.other": "outer.inner.other", "outer.inner.last": "outer.end", "outer.end": "outer.end",
+    }  # fmt: skip
+
+
+def test_what_the_graph_says_takes_the_place_of_the_rule():
+    g = Graph()
+    x = unary(g, g.input((1, 2), name="x"), "y")
+    with g.scope("m"):
+        z = unary(g, x, "a", "b")
+        g.add(z, x, name="sum")
+        unary(g, z, "c")
+    last = unary(g, z, "d", "last")
+    assert (frames(g)["y"], frames(g)["m.a"]) == ("m.c", "m.b")
+    g.hold(x, until="m.a")  # but its readers keep it
+    g.hold(g.tensors_of("m.a")[0], until=last)
+    assert (frames(g)["y"], frames(g)["m.a"]) == ("m.sum", "last")
+    net = lower(g)
+    in_ptr, in_idx, reads = net.held_reads()
+    a = net.op_names.index("m.a")
+    assert in_idx[in_ptr[-2] : in_ptr[-1]].tolist() == [net.n_tensors - 2, a]
+    assert reads.tolist() == [n + (t == a) for t, n in enumerate(net.reads.tolist())]
+    assert net.holds.tolist() == [[1, 2], [2, 7]]
+    assert pickle.loads(pickle.dumps(net)).frames().tolist() == net.frames().tolist()
+    assert not net.frames().flags.writeable
+
+
+def test_fusion_keeps_holds_of_what_is_still_written():
+    g = Graph()
+    y = g.conv2d(g.input((1, 3, 8, 8), name="x"), 4, 3, name="a")
+    z = g.batch_norm2d(y, name="n")
+    w = g.conv2d(z, 4, 3, name="b")
+    v = g.relu(g.batch_norm2d(w, name="o"), name="r")
+    g.hold(y, until=v)  # written no more
+    g.hold(z, until=v)
+    net = lower(g).fused()
+    assert net.op_names == ("x", "a+n", "b+o+r")
+    assert net.holds.tolist() == [[1, 2]]
+    assert net.frames().tolist() == [1, 2, 2]
+
+
+def test_what_is_not_trained_is_not_trained_wherever_it_is_shared():
+    g = Graph()
+    x = g.input((1, 4, 8, 8), name="x")
+    for name, tied in (("a", None), ("b", "a"), ("c", {"weight": "b"}), ("d", None)):
+        x = g.op("conv2d", x, out_channels=4, kernel_size=1, name=name, tied=tied)
+    g.batch_norm2d(x, name="n")
+    assert lower(g).frozen.tolist() == [[0] * 4] * 6
+    g.freeze("c", "n")
+    neither, weight, both = [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]
+    assert lower(g).frozen.tolist() == [neither, weight, weight, both, neither, both]
+    assert lower(g).fused().frozen.tolist() == [neither, weight, weight, both, neither]

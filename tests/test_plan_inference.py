@@ -1,6 +1,7 @@
 """The inference planner against its definition, brute force, hand-derived and published figures."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import graphs, graphs_and_orders
+from strategies import graphs, graphs_and_orders, graphs_in_frames
 
 import cnnlive
 from cnnlive import Graph, errors, lower, plan_inference, verify
@@ -24,6 +25,7 @@ RULES = st.builds(
     keeps_inputs=st.booleans(),
     pool_indices=st.booleans(),
 )
+EAGER = RULES.map(lambda rules: replace(rules, frames=True))
 
 
 def oracle(graph, order, rules, dtype=None):
@@ -33,6 +35,7 @@ def oracle(graph, order, rules, dtype=None):
         inplace=rules.inplace,
         keeps_inputs=rules.keeps_inputs,
         pool_indices=rules.pool_indices,
+        frames=rules.frames,
         dtype=dtype,
     )
 
@@ -513,13 +516,13 @@ def test_wrong_arguments_are_named():
     for batch in (0, -1, 1.5, True, "two"):
         with pytest.raises(errors.ShapeError, match="allowed: an integer >= 1"):
             plan_inference(g, batch=batch)
-    with pytest.raises(errors.UnknownProfileError, match="'tpu'; allowed: ideal, torch_fx"):
+    with pytest.raises(errors.UnknownProfileError, match="'tpu'; allowed: ideal, torch, torch_fx"):
         plan_inference(g, profile="tpu")
     with pytest.raises(errors.GraphError, match="allowed: 'graph', 'dead', 'never'"):
         plan_inference(g, inplace="always")
     with pytest.raises(errors.GraphError, match="neither a Graph nor a Lowered"):
         plan_inference("resnet50")
-    assert set(PROFILES) == {"ideal", "torch_fx"}
+    assert set(PROFILES) == {"ideal", "torch", "torch_fx"}
 
 
 def test_thirty_thousand_ops():
@@ -749,6 +752,144 @@ def test_what_broadcasting_makes_fits_into_none_of_its_inputs(op):
     assert plan.lower_bound == 16 + 64 + 256
 
 
+# ------------------------------------------------------------------ eager Python
+
+
+@given(graph=graphs_in_frames(), rules=EAGER, dtype=st.sampled_from([None, "float16", "float64"]))
+def test_eager_frames_equal_the_definition(graph, rules, dtype):
+    plan = plan_inference(graph, profile=rules, dtype=dtype)
+    assert plan.timeline.tolist() == oracle(graph, graph.nodes(), rules, dtype)
+    assert plan.activation_peak_bytes == plan.timeline.max()
+
+
+@given(graph=graphs_in_frames(), rules=EAGER)
+def test_eager_plans_pass_the_independent_check(graph, rules):
+    verify.check_inference(graph, plan_inference(graph, profile=rules))
+
+
+@given(graph=graphs_in_frames(), rules=EAGER)
+def test_frames_only_ever_keep_more_alive(graph, rules):
+    if rules.inplace == "dead":
+        return  # what is held cannot be overwritten either
+    without = plan_inference(graph, profile=replace(rules, frames=False)).timeline
+    assert (plan_inference(graph, profile=rules).timeline >= without).all()
+
+
+@given(graph=graphs(), rules=EAGER)
+def test_without_modules_and_variables_frames_change_nothing(graph, rules):
+    without = plan_inference(graph, profile=replace(rules, frames=False))
+    plan = plan_inference(graph, profile=rules)
+    assert plan.timeline.tolist() == without.timeline.tolist()
+    assert plan.buffers == without.buffers
+
+
+def modules():
+    g = Graph("modules")
+    x = g.input((1, 2, 2, 2), name="x")  # 32 bytes, like everything here
+    x = g.conv2d(x, 2, 1, name="stem")
+    with g.scope("block"):
+        y = g.conv2d(x, 2, 1, name="a")
+        with g.scope("deep"):
+            y = g.conv2d(y, 2, 1, name="b")
+            y = g.conv2d(y, 2, 1, name="c")
+        y = g.conv2d(y, 2, 1, name="d")
+    g.conv2d(y, 2, 1, name="head")
+    return g
+
+
+def test_a_module_keeps_what_it_was_given_until_it_returns():
+    plan = plan_inference(modules(), profile="torch")
+    # The caller keeps x and block keeps stem; deep keeps what a wrote, through c.
+    assert {b.name: (b.born, b.dead) for b in plan.buffers} == {
+        "x": (0, 7), "stem": (1, 6), "block.a": (2, 5), "block.deep.b": (3, 5), "block.deep.c": (4, 6),
+        "block.d": (5, 7), "head": (6, 7),
+    }  # fmt: skip
+    assert plan.timeline.tolist() == [32, 64, 96, 128, 160, 128, 96]
+    assert plan_inference(modules(), profile="torch_fx").timeline.tolist() == [32, 64, 96, 96, 96, 96, 96]
+    assert plan.profile.frames
+    assert not plan.optimal
+    assert plan.lower_bound == 96  # x, which the caller keeps, and what one op reads and writes
+
+
+def test_a_python_variable_keeps_a_tensor_as_long_as_it_is_said_to():
+    g = modules()
+    g.hold(g.tensors_of("stem")[0], until="block.a")  # as if the caller had moved it into the module
+    g.hold(g.tensors_of("block.deep.b")[0], until="head")
+    plan = plan_inference(g, profile="torch")
+    lives = {b.name: (b.born, b.dead) for b in plan.buffers}
+    assert (lives["stem"], lives["block.deep.b"]) == ((1, 3), (3, 7))
+    assert plan_inference(g, profile="torch_fx").timeline.tolist() == [32, 64, 96, 96, 96, 96, 96]
+
+
+def test_a_held_view_holds_the_bytes_that_it_looks_at():
+    g = Graph()
+    y = g.conv2d(g.input((1, 2, 2, 2), name="x"), 2, 1, name="y")
+    flat = g.flatten(y, name="flat")
+    z = g.linear(flat, 1, name="z")
+    g.hold(flat, until=g.sigmoid(z, name="last"))
+    lives = {b.name: (b.born, b.dead) for b in plan_inference(g, profile="torch").buffers}
+    assert lives["y"] == (1, 5)
+
+
+def test_what_python_holds_is_not_overwritten():
+    g = Graph()
+    y = g.conv2d(g.input((1, 2, 2, 2), name="x"), 2, 1, name="y")
+    z = g.sigmoid(y, name="z")
+    mine = Profile("mine", "", inplace="dead", frames=True)
+    assert plan_inference(g, profile=mine).buffer_of["z"] == "y"
+    g.hold(y, until=g.sigmoid(z, name="last"))
+    plan = plan_inference(g, profile=mine)
+    assert plan.buffer_of == {"x": "x", "y": "y", "z": "z", "last": "z"}
+    verify.check_inference(g, plan)
+
+
+def test_python_frames_are_those_of_the_program():
+    g = branch()
+    assert plan_inference(g, profile="torch", order=["x", "a", "b", "sum"]).order.tolist() == [0, 1, 2, 3]
+    with pytest.raises(errors.OrderError, match="moves b, and the Python frames of profile 'torch' are those of"):
+        plan_inference(g, profile="torch", order=["x", "b", "a", "sum"])
+
+
+def test_a_fused_net_has_frames_too():
+    g = Graph()
+    x = g.input((1, 2, 2, 2), name="x")
+    with g.scope("m"):
+        y = g.batch_norm2d(g.conv2d(x, 2, 1, name="a"), name="n")
+        y = g.conv2d(y, 2, 1, name="b")
+    plan = plan_inference(g, profile=replace(PROFILES["torch"], keeps_inputs=False), fuse=True)
+    assert {b.name: (b.born, b.dead) for b in plan.buffers} == {"x": (0, 3), "m.a+n": (1, 3), "m.b": (2, 3)}
+
+
+class Changed:
+    """A plan with some of its properties replaced."""
+
+    def __init__(self, plan, **changes):
+        self._plan, self._changes = plan, changes
+
+    def __getattr__(self, name):
+        return self._changes[name] if name in self._changes else getattr(self._plan, name)
+
+
+def test_the_check_sees_what_dies_too_early_or_is_overwritten_while_held():
+    g = modules()
+    plan = plan_inference(g, profile="torch")
+    verify.check_inference(g, plan)
+    early = tuple(b._replace(dead=5) if b.name == "stem" else b for b in plan.buffers)
+    with pytest.raises(verify.VerificationError, match="Python holds stem through step 5, and stem dies at 5"):
+        verify.check_inference(g, Changed(plan, buffers=early))
+    ordered = plan_inference(branch(), order=["x", "b", "a", "sum"])
+    with pytest.raises(verify.VerificationError, match="'torch' is of the program's order"):
+        verify.check_inference(branch(), Changed(ordered, profile=PROFILES["torch"]))
+    g = Graph()
+    y = g.conv2d(g.input((1, 2, 2, 2), name="x"), 2, 1, name="y")
+    g.sigmoid(g.sigmoid(y, name="z"), name="last")
+    mine = Profile("mine", "", inplace="dead", frames=True)
+    plan = plan_inference(g, profile=mine)
+    g.hold(y, until="last")
+    with pytest.raises(verify.VerificationError, match="z takes over the bytes of y, which a Python frame still holds"):
+        verify.check_inference(g, plan)
+
+
 # ------------------------------------------------------------------ measured in PyTorch
 
 TRUTH = json.loads((Path(__file__).parent / "data" / "torch_fx_inference.json").read_text(encoding="utf-8"))
@@ -766,3 +907,25 @@ def test_torch_fx_equals_what_pytorch_was_measured_to_hold(name):
 def test_torch_fx_weights_are_what_pytorch_holds_too(name):
     plan = plan_inference(cnnlive.zoo.load(name, resolution=224), profile="torch_fx")
     assert plan.peak_bytes == TRUTH["peak_bytes_at_batch_1"][name]
+
+
+EAGER_TRUTH = json.loads((Path(__file__).parent / "data" / "torch_eager_inference.json").read_text(encoding="utf-8"))
+FAMILIES = {}
+for net in EAGER_TRUTH["nets"]:
+    FAMILIES.setdefault(cnnlive.zoo._FAMILY_OF[net], []).append(net)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eager_equals_what_pytorch_was_measured_to_hold(family):
+    for name in FAMILIES[family]:
+        measured = EAGER_TRUTH["nets"][name]
+        graph = cnnlive.zoo.load(name, resolution=measured["resolution"])
+        for batch, nbytes in measured["activation_peak_bytes"].items():
+            plan = plan_inference(graph, batch=int(batch), profile="torch")
+            assert plan.activation_peak_bytes == nbytes, (name, batch)
+
+
+def test_every_net_of_torchvision_was_measured_eagerly():
+    counts = json.loads((Path(__file__).parent / "data" / "torchvision_counts.json").read_text(encoding="utf-8"))
+    assert set(counts["nets"]) <= set(EAGER_TRUTH["nets"])
+    assert set(EAGER_TRUTH["nets"]) - set(counts["nets"]) == {"deeplabv3_resnet50", "fcn_resnet50"}

@@ -53,6 +53,21 @@ def section(data: dict[str, Any]) -> str:
         ("fresh process: first answer, empty kernel cache", "test_first_answer_with_a_cold_cache"),
         ("fresh process: `cnnlive inference resnet50`, warm", "test_command_line_with_a_warm_cache"),
     ]
+    training = [
+        ("plan a training step of a lowered ResNet-50", "test_plan_training_prepared[resnet50]"),
+        ("of a lowered DenseNet-121 (432 ops)", "test_plan_training_prepared[densenet121]"),
+        ("with mixed precision", "test_plan_training_variant[autocast]"),
+        ("with the CUDA allocator", "test_plan_training_variant[allocator]"),
+        ("the kernel alone, ResNet-50", "test_train_step_kernel[resnet50]"),
+        ("the kernel alone, 10,000 ops", "test_train_step_kernel[chain]"),
+        ("record the tape of a ResNet-50, once per net", "test_record_the_tape[resnet50]"),
+        ("a step of Adam on its 161 parameters, once per net", "test_optimizer_step[adam]"),
+        ("the largest batch of a ResNet-50 in 24 GiB", "test_largest_batch[tensors]"),
+        ("the same with the CUDA allocator", "test_largest_batch[allocator]"),
+        ("from the zoo's name to the answer, ResNet-50", "test_from_zoo_name_to_answer[resnet50]"),
+        ("the same, DenseNet-121", "test_from_zoo_name_to_answer[densenet121]"),
+        ("`from_torch` of a ResNet-50 module", "test_import_of_a_module"),
+    ]
     machine = data["machine_info"]
     cpu = machine.get("cpu", {}).get("brand_raw") or platform.processor()
     versions = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "networkx"))
@@ -70,12 +85,23 @@ def section(data: dict[str, Any]) -> str:
             ["one call", "median", "to plain Python lists"],
             [[text, seconds(median[name]), _ratio(median[name] / plain, name)] for text, name in work],
         ),
+        "",
+        *table(
+            ["training", "median", "least"],
+            [
+                [text, seconds(median[name]), seconds(found[name]["stats"]["min"])]
+                for text, name in training
+                if name in found
+            ],
+        ),
+        "",
+        "[docs/benchmarks.md](docs/benchmarks.md) puts these questions to torchinfo and PyTorch's memory tracker too.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _ratio(value: float, name: str) -> str:
-    return f"{value:.2g}x" if name.startswith("test_plan") else ""
+    return f"{value:.2g}x" if name.startswith("test_plan_") else ""
 
 
 def main() -> None:

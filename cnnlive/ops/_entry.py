@@ -57,6 +57,7 @@ _WORDS: Final = {
     "alias": ("none", "view", "elementwise"),
     "folds": ("", "base", "norm", "activation"),
     "dtype": ("promote", "first", "attribute", "index"),
+    "autocast": ("", "low", "float32", "widest"),
 }
 Weights = Callable[[Sequence[Shape], Attrs], tuple[Weight, ...]]
 
@@ -98,13 +99,21 @@ class Operator:
     dtype : str
         Type of the outputs: ``"promote"`` the inputs, that of the ``"first"``, the ``"attribute"`` dtype, or
         ``"index"``, int64.
-    saves : tuple of str
+    saves : tuple of str, or callable from the attributes to one
         What eager PyTorch keeps for backward: ``"input"``, ``"input1"`` (the second), ``"output"``,
         ``"weight"``; and of its own ``"indices"`` (int64 per output element), ``"statistics"`` (mean and inverse
         deviation of every group that is normalised), ``"mask"`` (of a dropout), ``"clone"`` (of the input).
         A product keeps only the factors whose partner needs a gradient.
     saves_inplace, saves_to_one : tuple of str, optional
         What it keeps instead where the op works in place, or a pool reduces to one position.
+    gradient : str
+        How backward makes the gradients of its inputs: ``"fresh"``, a new tensor each; ``"same"``, the incoming
+        gradient itself; ``"view"``, a view of it; ``"zeros"``, a new tensor of zeros that it is copied into;
+        ``"join"``, the pieces joined into a new tensor; ``"none"``; or the name of a rule of
+        :mod:`cnnlive.tape` for an operator that PyTorch runs as several ops.
+    autocast : str
+        Under mixed precision: ``"low"`` runs in 16 bits, ``"float32"`` in 32, ``"widest"`` in the widest type of
+        its inputs, ``""`` in the type of its input.
     check : callable, optional
         Further demands on ``(input_shapes, attributes)``; raises ShapeError.
     """
@@ -121,9 +130,11 @@ class Operator:
     folds: Literal["", "base", "norm", "activation"] = ""
     indices: bool = False
     dtype: Literal["promote", "first", "attribute", "index"] = "promote"
-    saves: tuple[str, ...] = ()
+    saves: tuple[str, ...] | Callable[[Attrs], tuple[str, ...]] = ()
     saves_inplace: tuple[str, ...] | None = None
     saves_to_one: tuple[str, ...] | None = None
+    gradient: str = "fresh"
+    autocast: Literal["", "low", "float32", "widest"] = ""
     check: Callable[[Sequence[Shape], Attrs], None] | None = None
     rule: ShapeRule = field(init=False)
 
@@ -159,7 +170,7 @@ class Operator:
             return self.saves_inplace
         if self.saves_to_one is not None and all(n == 1 for n in attrs["output_size"]):
             return self.saves_to_one
-        return self.saves
+        return self.saves(attrs) if callable(self.saves) else self.saves
 
 
 # ---------------------------------------------------------------------------------- reading attributes

@@ -11,7 +11,7 @@ from cnnlive._types import Attrs, Shape
 from cnnlive.errors import AttributeValueError, GraphError, ShapeError, UnknownOperatorError, close_names
 from cnnlive.ops import _entry as read
 from cnnlive.ops._entry import REQUIRED, Attribute, Operator, Weight
-from cnnlive.ops._shapes import axis_of
+from cnnlive.ops._shapes import RULES, axis_of
 
 __all__ = ["OPERATORS", "operator", "register", "unregister", "weights_of"]
 
@@ -66,18 +66,20 @@ def unregister(name: str) -> None:
 
 # ---------------------------------------------------------------------------------- parameters
 # The definition of what an op owns, tensor by tensor. cnnlive._kernels.counts counts the same.
+# A second input is a weight that ops compute, a third a bias: the op does not own them then, and of a
+# normalisation with a computed weight nothing but running statistics.
 
 
 def _conv_weights(shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
     channels, out = shapes[0][1], a["out_channels"]
     first, second = (channels, out) if "output_padding" in a else (out, channels)
     weight = Weight("weight", "weight", (first, second // a["groups"], *a["kernel_size"]))
-    return (weight, Weight("bias", "bias", (out,))) if a["bias"] else (weight,)
+    return ((weight, Weight("bias", "bias", (out,))) if a["bias"] else (weight,))[len(shapes) - 1 :]
 
 
 def _linear_weights(shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
     weight = Weight("weight", "weight", (a["out_features"], shapes[0][-1]))
-    return (weight, Weight("bias", "bias", (a["out_features"],))) if a["bias"] else (weight,)
+    return ((weight, Weight("bias", "bias", (a["out_features"],))) if a["bias"] else (weight,))[len(shapes) - 1 :]
 
 
 def _affine(shape: Shape, a: Attrs) -> list[Weight]:
@@ -89,20 +91,20 @@ def _affine(shape: Shape, a: Attrs) -> list[Weight]:
 
 def _channel_weights(shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
     shape = (shapes[0][1],)
-    weights = _affine(shape, a)
+    weights = _affine(shape, a) if len(shapes) == 1 else []
     if a.get("track_running_stats"):
         weights += [Weight("buffer", "running_mean", shape), Weight("buffer", "running_var", shape),
                     Weight("counter", "num_batches_tracked", ())]  # fmt: skip
     return tuple(weights)
 
 
-def _trailing_weights(_shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
-    return tuple(_affine(tuple(a["normalized_shape"]), a))
+def _trailing_weights(shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
+    return tuple(_affine(tuple(a["normalized_shape"]), a)) if len(shapes) == 1 else ()
 
 
-def _element_weights(_shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
+def _element_weights(shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
     if "num_parameters" in a:
-        return (Weight("weight", "weight", (a["num_parameters"],)),)
+        return () if len(shapes) > 1 else (Weight("weight", "weight", (a["num_parameters"],)),)
     role: Any = "weight" if a["trainable"] else "buffer"
     return (Weight(role, "value", tuple(a["shape"])),)
 
@@ -223,6 +225,23 @@ def _mode_fits(shapes: Sequence[Shape], a: Attrs) -> None:
         raise ShapeError(f"mode={a['mode']!r} is for {rank} dimensions; the input has shape {shapes[0]}")
 
 
+def _computed(rule: str, *checks: Any) -> Any:
+    """Check a weight and a bias that ops compute against what the op would own, then whatever else there is."""
+
+    def check(shapes: Sequence[Shape], a: Attrs) -> None:
+        if len(shapes) > 1:
+            expected = [w for w in _WEIGHTS[rule](shapes[:1], a) if w.role in ("weight", "bias")]
+            if len(shapes) - 1 > len(expected):
+                raise ShapeError(f"{len(shapes) - 1} computed weights; allowed: {len(expected)}")
+            for w, shape in zip(expected, shapes[1:], strict=False):
+                if math.prod(w.shape) != math.prod(shape):
+                    raise ShapeError(f"the computed {w.role} has shape {shape}; allowed: {w.shape}")
+        for other in checks:
+            other(shapes, a)
+
+    return check
+
+
 # ---------------------------------------------------------------------------------- the entries
 
 
@@ -254,13 +273,14 @@ for _n in (1, 2, 3):
     }
     register(Operator(
         name=f"conv{_n}d", summary=f"{_n}-D convolution; depthwise with groups = channels.", attributes=_conv,
-        shape="conv", weights="conv", macs="conv", folds="base", saves=("input", "weight")))  # fmt: skip
+        inputs=(1, 3), check=_computed("conv"), shape="conv", weights="conv", macs="conv", folds="base",
+        saves=("input", "weight"), autocast="low"))  # fmt: skip
     register(Operator(
         name=f"conv_transpose{_n}d", summary=f"{_n}-D transposed convolution.",
         attributes={**_conv, "padding": _a(0, read.padding(_n, None), f"{_n} ints or pairs, 'same', 'valid'"),
                     "output_padding": _a(0, read.spatial(_n, 0), f"{_n} ints")},
-        shape="conv", weights="conv", macs="conv", folds="base", saves=("input", "weight"),
-        check=_output_padding_in_a_stride))  # fmt: skip
+        shape="conv", weights="conv", macs="conv", folds="base", saves=("input", "weight"), autocast="low",
+        inputs=(1, 3), check=_computed("conv", _output_padding_in_a_stride)))  # fmt: skip
     # A pool's stride of None is its kernel size; the builder and the graph fill it in.
     _pool = {
         **_windows(_n),
@@ -289,46 +309,58 @@ for _n in (1, 2, 3):
         attributes={"eps": _a(1e-5, read.number, "float"), "affine": _a(True, read.boolean, "bool"),
                     "track_running_stats": _a(True, read.boolean, "bool"), "inplace": INPLACE},
         shape="same", weights="channel", alias="elementwise", overwrites=(0,), folds="norm",
-        saves=("input", "weight", "statistics"), check=_rank(*((3, 2) if _n == 1 else (_n + 2,)))))  # fmt: skip
+        saves=("input", "weight", "statistics"),
+        inputs=(1, 3), check=_computed("channel", _rank(*((3, 2) if _n == 1 else (_n + 2,))))))  # fmt: skip
     register(Operator(
         name=f"instance_norm{_n}d", summary="Instance normalisation: per channel and image.",
         attributes={"eps": _a(1e-5, read.number, "float"), "affine": _a(False, read.boolean, "bool"),
                     "track_running_stats": _a(False, read.boolean, "bool")},
-        shape="same", weights="channel", saves=("input", "statistics"), check=_rank(_n + 2)))  # fmt: skip
+        shape="same", weights="channel", saves=("input", "statistics"), gradient="instance_norm",
+        inputs=(1, 3), check=_computed("channel", _rank(_n + 2))))  # fmt: skip
     register(Operator(
         name=f"dropout{_n}d" if _n > 1 else "dropout",
         summary="Drops whole channels in training; the identity in inference." if _n > 1
         else "Drops elements in training; the identity in inference.",
         attributes={"p": _a(0.5, read.number, "float"), "inplace": INPLACE},
-        shape="same", alias="view", saves=("mask",)))  # fmt: skip
+        shape="same", alias="view", saves=("mask",), gradient="dropout" if _n == 1 else "noise"))  # fmt: skip
 
 register(Operator(
     name="stochastic_depth", summary="Drops a residual branch per image in training; the identity in inference.",
     attributes={"p": _a(REQUIRED, read.number, "float"), "mode": _a("row", read.text("row", "batch"), "str")},
-    shape="same", alias="view", saves=("mask",)))  # fmt: skip
+    shape="same", alias="view", saves=("mask",), gradient="noise"))  # fmt: skip
 register(Operator(
     name="linear", summary="Fully connected layer over the last dimension.",
     attributes={"out_features": _INT, "bias": _BIAS},
-    shape="linear", weights="linear", macs="linear", folds="base", saves=("input", "weight")))  # fmt: skip
+    inputs=(1, 3), check=_computed("linear"), shape="linear",
+    weights="linear", macs="linear", folds="base", saves=("input", "weight"), gradient="linear",
+    autocast="low"))  # fmt: skip
 register(Operator(
     name="matmul", summary="Matrix product of two tensors, leading dimensions broadcast.",
-    shape="matmul", inputs=(2, 2), macs="matmul", saves=("input", "input1")))  # fmt: skip
+    shape="matmul", inputs=(2, 2), macs="matmul", saves=("input", "input1"), gradient="matmul",
+    autocast="low"))  # fmt: skip
 register(Operator(
     name="layer_norm", summary="Layer normalisation over the trailing dimensions.",
     attributes={"normalized_shape": _a(REQUIRED, read.integers(1), "ints"), "eps": _a(1e-5, read.number, "float"),
                 "elementwise_affine": _a(True, read.boolean, "bool"), "bias": _BIAS},
-    shape="same", weights="trailing", saves=("input", "weight", "statistics"), check=_ends_with))  # fmt: skip
+    shape="same", weights="trailing", saves=("input", "weight", "statistics"), autocast="float32",
+    inputs=(1, 3), check=_computed("trailing", _ends_with)))  # fmt: skip
 register(Operator(
     name="group_norm", summary="Group normalisation: per group of channels and image.",
     attributes={"num_groups": _INT, "eps": _a(1e-5, read.number, "float"), "affine": _a(True, read.boolean, "bool")},
-    shape="same", weights="channel", saves=("input", "weight", "statistics"),
-    check=_channels_divide("num_groups")))  # fmt: skip
+    shape="same", weights="channel", saves=("input", "weight", "statistics"), autocast="float32",
+    inputs=(1, 3), check=_computed("channel", _channels_divide("num_groups"))))  # fmt: skip
 register(Operator(
     name="local_response_norm", summary="Local response normalisation across channels.",
     attributes={"size": _INT, "alpha": _a(1e-4, read.number, "float"), "beta": _a(0.75, read.number, "float"),
                 "k": _a(1.0, read.number, "float")},
-    shape="same", saves=("input", "clone"), check=_has_positions))  # fmt: skip
+    shape="same", saves=("input", "clone"), gradient="local_response_norm", check=_has_positions))  # fmt: skip
 
+# Where the derivative is more than one op on the incoming gradient.
+_GRADIENTS: Final[dict[str, str]] = {
+    "add": "same", "sub": "sub", "div": "div", "minimum": "extremum", "maximum": "extremum", "pow": "pow",
+    "clip": "clip", "sqrt": "temporary", "abs": "temporary", "reciprocal": "reciprocal", "erf": "erf",
+    "rsqrt": "temporary", "sin": "temporary", "cos": "temporary",
+}  # fmt: skip
 # name: (what backward keeps, extra attributes)
 _ACTIVATIONS: Final[dict[str, tuple[str, dict[str, Attribute], str]]] = {
     "relu": ("output", {}, "max(x, 0)."),
@@ -350,39 +382,44 @@ _ACTIVATIONS: Final[dict[str, tuple[str, dict[str, Attribute], str]]] = {
 # In place these lose the input that backward needs: PyTorch copies it first, or is content with the output.
 _SAVES_INPLACE: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("relu6", "silu", "hardswish", "hardsigmoid", "mish", "clip", "log", "abs", "erf"), ("clone",)),
+    **dict.fromkeys(("sin", "cos"), ("clone",)),
     **dict.fromkeys(("leaky_relu", "elu", "selu"), ("output",)),
     **dict.fromkeys(("mul", "div"), ("clone", "input1")),
     "pow": ("clone", "input1", "output"),
 }
 _SAVES_UNARY: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("exp", "sqrt", "reciprocal"), ("output",)),
-    **dict.fromkeys(("log", "abs", "erf"), ("input",)),
+    **dict.fromkeys(("exp", "sqrt", "reciprocal", "rsqrt"), ("output",)),
+    **dict.fromkeys(("log", "abs", "erf", "sin", "cos"), ("input",)),
 }
 for _name, (_saved, _extra, _words) in _ACTIVATIONS.items():
     register(Operator(
         name=_name, summary=_words, attributes={**_extra, "inplace": INPLACE},
         shape="same", alias="elementwise", overwrites=(0,), folds="activation", saves=(_saved,),
-        saves_inplace=_SAVES_INPLACE.get(_name)))  # fmt: skip
+        saves_inplace=_SAVES_INPLACE.get(_name), gradient=_GRADIENTS.get(_name, "fresh"),
+        autocast="float32" if _name == "softplus" else ""))  # fmt: skip
 register(Operator(
     name="prelu", summary="x, or a learned multiple below 0.",
     attributes={"num_parameters": _a(1, read.integer(1), "int")},
     shape="same", weights="elements", alias="elementwise", overwrites=(0,), saves=("input", "weight"),
-    check=_prelu_channels))  # fmt: skip
+    gradient="broadcast", autocast="low", inputs=(1, 2), check=_computed("elements", _prelu_channels)))  # fmt: skip
 for _name, _words in {
     "exp": "e to the x.", "log": "Natural logarithm.", "sqrt": "Square root.", "abs": "Absolute value.", "neg": "-x.",
     "reciprocal": "1 / x.", "floor": "The largest integer not above x.", "erf": "Error function.",
+    "rsqrt": "1 / square root.", "sign": "-1, 0 or 1.", "sin": "Sine.", "cos": "Cosine.",
 }.items():  # fmt: skip
     register(Operator(
         name=_name, summary=_words, attributes={"inplace": INPLACE}, shape="same", alias="elementwise",
-        overwrites=(0,), saves=_SAVES_UNARY.get(_name, ()), saves_inplace=_SAVES_INPLACE.get(_name)))  # fmt: skip
+        overwrites=(0,), saves=_SAVES_UNARY.get(_name, ()), saves_inplace=_SAVES_INPLACE.get(_name),
+        gradient=_GRADIENTS.get(_name, "fresh"),
+        autocast="float32" if _name in ("exp", "log", "reciprocal", "erf") else ""))  # fmt: skip
 register(Operator(
     name="scale", summary="x times a constant plus a constant.",
     attributes={"factor": _a(1.0, read.number, "float"), "offset": _a(0.0, read.number, "float"), "inplace": INPLACE},
-    shape="same", alias="elementwise", overwrites=(0,)))  # fmt: skip
+    shape="same", alias="elementwise", overwrites=(0,), gradient="scale"))  # fmt: skip
 for _name in ("softmax", "log_softmax"):
     register(Operator(
         name=_name, summary=f"{'Logarithm of the s' if _name != 'softmax' else 'S'}oftmax over one dimension.",
-        attributes={"dim": _a(-1, read.integer(None), "int")}, shape="same", saves=("output",),
+        attributes={"dim": _a(-1, read.integer(None), "int")}, shape="same", saves=("output",), autocast="float32",
         check=_axis_exists))  # fmt: skip
 
 for _name, _saves, _words in (
@@ -395,27 +432,28 @@ for _name, _saves, _words in (
 ):  # fmt: skip
     register(Operator(
         name=_name, summary=_words, attributes={"inplace": INPLACE}, shape="broadcast", inputs=(2, 2),
-        alias="elementwise", overwrites=(0, 1), saves=_saves, saves_inplace=_SAVES_INPLACE.get(_name)))  # fmt: skip
+        alias="elementwise", overwrites=(0, 1), saves=_saves, saves_inplace=_SAVES_INPLACE.get(_name),
+        gradient=_GRADIENTS.get(_name, "broadcast"), autocast="float32" if _name == "pow" else ""))  # fmt: skip
 register(Operator(
     name="add_n", summary="Sum of any number of tensors in one op, with broadcasting.",
-    shape="broadcast", inputs=(1, None), alias="elementwise", overwrites=(0,)))  # fmt: skip
+    shape="broadcast", inputs=(1, None), alias="elementwise", overwrites=(0,), gradient="same"))  # fmt: skip
 
 register(Operator(
     name="concat", summary="Joins tensors along one dimension; copies.", attributes={"dim": _DIM},
-    shape="concat", inputs=(1, None)))  # fmt: skip
+    shape="concat", inputs=(1, None), gradient="narrow", autocast="widest"))  # fmt: skip
 register(Operator(
     name="split", summary="Cuts along one dimension into pieces of given sizes; views.",
     attributes={"sizes": _a(REQUIRED, lambda v: read.integer(1)(v) if isinstance(v, int) else read.integers(1)(v),
                             "int or ints"), "dim": _DIM},
-    shape="split", alias="view"))  # fmt: skip
+    shape="split", alias="view", gradient="join"))  # fmt: skip
 register(Operator(
     name="chunk", summary="Cuts along one dimension into equal pieces, the last may be smaller; views.",
-    attributes={"chunks": _INT, "dim": _DIM}, shape="split", alias="view"))  # fmt: skip
+    attributes={"chunks": _INT, "dim": _DIM}, shape="split", alias="view", gradient="join"))  # fmt: skip
 register(Operator(
     name="slice", summary="A range of one or more dimensions; a view.",
     attributes={"dim": _a(REQUIRED, read.integers(), "int or ints"), "start": _a(None, read.stops, "int(s) or None"),
                 "stop": _a(None, read.stops, "int(s) or None"), "step": _a(1, read.integers(), "int(s)")},
-    shape="slice", alias="view"))  # fmt: skip
+    shape="slice", alias="view", gradient="slice"))  # fmt: skip
 register(Operator(
     name="gather", summary="The entries of one dimension that an index names, in the index's shape; copies.",
     attributes={"dim": _DIM}, shape=_gathered, inputs=(2, 2), dtype="first", saves=("input1",)))  # fmt: skip
@@ -423,33 +461,43 @@ register(Operator(
     name="pad", summary="Pads or crops; (left, right, top, bottom, ...), the last dimension first.",
     attributes={"pad": _a(REQUIRED, read.integers(), "ints"),
                 "mode": _a("constant", read.text("constant", "reflect", "replicate", "circular"), "str")},
-    shape="pad", check=_pad_reaches))  # fmt: skip
+    shape="pad", check=_pad_reaches,
+    saves=lambda a: ("input",) if a["mode"] in ("reflect", "replicate") else ()))  # fmt: skip
 register(Operator(
     name="reshape", summary="Another shape for the same bytes; 0 keeps a dimension, -1 is what remains; a view.",
-    attributes={"shape": _a(REQUIRED, read.integers(-1), "ints")}, shape="reshape", alias="view"))  # fmt: skip
+    attributes={"shape": _a(REQUIRED, read.integers(-1), "ints")}, shape="reshape", alias="view",
+    gradient="reshape"))  # fmt: skip
 register(Operator(
     name="flatten", summary="Joins a range of dimensions into one; a view.",
     attributes={"start_dim": _a(1, read.integer(None), "int"), "end_dim": _a(-1, read.integer(None), "int")},
-    shape="flatten", alias="view"))  # fmt: skip
+    shape="flatten", alias="view", gradient="reshape"))  # fmt: skip
 register(Operator(
     name="squeeze", summary="Drops dimensions of size 1 (None: all but the batch); a view.",
     attributes={"dim": _a(None, read.optional(read.integers()), "int, ints or None")},
-    shape="squeeze", alias="view"))  # fmt: skip
+    shape="squeeze", alias="view", gradient="reshape"))  # fmt: skip
 register(Operator(
     name="unsqueeze", summary="Inserts dimensions of size 1; a view.",
-    attributes={"dim": _a(REQUIRED, read.integers(), "int or ints")}, shape="unsqueeze", alias="view"))  # fmt: skip
+    attributes={"dim": _a(REQUIRED, read.integers(), "int or ints")}, shape="unsqueeze", alias="view",
+    gradient="reshape"))  # fmt: skip
 register(Operator(
     name="permute", summary="Reorders the dimensions; a view, as is a reshape behind it.",
-    attributes={"dims": _a(REQUIRED, read.integers(), "ints")}, shape="permute", alias="view"))  # fmt: skip
+    attributes={"dims": _a(REQUIRED, read.integers(), "ints")}, shape="permute", alias="view",
+    gradient="permute"))  # fmt: skip
 register(Operator(
     name="transpose", summary="Swaps two dimensions; a view.",
     attributes={"dim0": _a(REQUIRED, read.integer(None), "int"), "dim1": _a(REQUIRED, read.integer(None), "int")},
-    shape="transpose", alias="view"))  # fmt: skip
+    shape="transpose", alias="view", gradient="permute"))  # fmt: skip
 register(Operator(
     name="expand", summary="Repeats dimensions of size 1 without copying; 0 or -1 keeps a dimension; a view.",
-    attributes={"shape": _a(REQUIRED, read.integers(-1), "ints")}, shape="expand", alias="view"))  # fmt: skip
+    attributes={"shape": _a(REQUIRED, read.integers(-1), "ints")}, shape="expand", alias="view",
+    gradient="same"))  # fmt: skip
 register(
-    Operator(name="contiguous", summary="A copy in memory order, as PyTorch makes of what was permuted.", shape="same")
+    Operator(
+        name="contiguous",
+        summary="A copy in memory order, as PyTorch makes of what was permuted.",
+        shape="same",
+        gradient="same",
+    )
 )
 register(Operator(
     name="channel_shuffle", summary="Interleaves groups of channels; copies.", attributes={"groups": _INT},
@@ -469,7 +517,8 @@ register(Operator(
     shape="resize", check=_mode_fits))  # fmt: skip
 for _name, _saves in (("mean", ()), ("sum", ()), ("amax", ("input", "output"))):
     register(Operator(
-        name=_name, summary={"mean": "Mean", "sum": "Sum", "amax": "Maximum"}[_name]
+        name=_name, gradient={"mean": "fresh", "sum": "spread", "amax": "amax"}[_name],
+        autocast="float32" if _name == "sum" else "", summary={"mean": "Mean", "sum": "Sum", "amax": "Maximum"}[_name]
         + " over dimensions (None: all but the batch).",
         attributes={"dim": _a(None, read.optional(read.integers()), "int, ints or None"),
                     "keepdim": _a(False, read.boolean, "bool")},
@@ -477,16 +526,229 @@ for _name, _saves in (("mean", ()), ("sum", ()), ("amax", ("input", "output"))):
 register(Operator(
     name="argmax", summary="Position of the maximum along a dimension, as int64.",
     attributes={"dim": _a(REQUIRED, read.integers(), "int"), "keepdim": _a(False, read.boolean, "bool")},
-    shape="reduce", dtype="index", check=_one_axis))  # fmt: skip
+    shape="reduce", dtype="index", gradient="none", check=_one_axis))  # fmt: skip
 register(Operator(
     name="vector_norm", summary="p-norm (ord) over dimensions (None: all but the batch).",
     attributes={"ord": _a(2.0, read.number, "float"), "keepdim": _a(False, read.boolean, "bool"),
                 "dim": _a(None, read.optional(read.integers()), "int, ints or None")},
-    shape="reduce", saves=("input", "output")))  # fmt: skip
-register(Operator(name="identity", summary="Hands its input on; a view.", shape="same", alias="view"))
+    shape="reduce", saves=("input", "output"), gradient="vector_norm", autocast="float32"))  # fmt: skip
+register(
+    Operator(name="identity", summary="Hands its input on; a view.", shape="same", alias="view", gradient="identity")
+)
 register(Operator(
     name="cast", summary="Copies into another data type.", attributes={"dtype": _a(REQUIRED, read.dtype, "dtype")},
     shape="same", dtype="attribute"))  # fmt: skip
+
+# ---------------------------------------------------------------------------------- what modules in PyTorch also use
+
+
+def _reduced_twice(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x = shapes[0]
+    dims = [axis_of(d, len(x)) for d in a["dim"]]
+    if a["keepdim"]:
+        out = tuple(1 if i in dims else n for i, n in enumerate(x))
+    else:
+        out = tuple(n for i, n in enumerate(x) if i not in dims)
+    return (out, out)
+
+
+def _most(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x = shapes[0]
+    axis = axis_of(a["dim"], len(x))
+    if a["k"] > x[axis]:
+        raise ShapeError(f"k={a['k']} of the {x[axis]} of dimension {a['dim']} of {x}")
+    out = (*x[:axis], a["k"], *x[axis + 1 :])
+    return (out, out)
+
+
+def _repeated(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x, times = shapes[0], a["repeats"]
+    if len(times) < len(x):
+        raise ShapeError(f"repeats={times} for an input {x}; allowed: one for each dimension at least")
+    x = (1,) * (len(times) - len(x)) + tuple(x)
+    return (tuple(n * t for n, t in zip(x, times, strict=True)),)
+
+
+def _sampled(shapes: Sequence[Shape], _a: Attrs) -> tuple[Shape, ...]:
+    x, grid = shapes
+    if len(x) != len(grid) or grid[-1] != len(x) - 2 or grid[0] != x[0]:
+        raise ShapeError(f"a grid of shape {grid} for an input {x}; allowed: (batch, positions, {len(x) - 2})")
+    return ((*x[:2], *grid[1:-1]),)
+
+
+def _columns(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x = shapes[0]
+    _rank(4)(shapes, a)
+    windows = 1
+    for n, k, d, p, s in zip(x[2:], a["kernel_size"], a["dilation"], a["padding"], a["stride"], strict=True):
+        count = (n + 2 * p - d * (k - 1) - 1) // s + 1
+        if count < 1:
+            raise ShapeError(f"a window of {k} with dilation {d} and padding {p} does not fit the input {x}")
+        windows *= count
+    return ((x[0], x[1] * math.prod(a["kernel_size"]), windows),)
+
+
+def _overlapping(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x = list(shapes[0])
+    axis = axis_of(a["dim"], len(x))
+    if a["size"] > x[axis]:
+        raise ShapeError(f"size={a['size']} of the {x[axis]} of dimension {a['dim']} of {shapes[0]}")
+    x[axis] = (x[axis] - a["size"]) // a["step"] + 1
+    return ((*x, a["size"]),)
+
+
+def _convolved_alone(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x, weight = shapes
+    if not x[0] or weight[0] % x[0]:
+        raise ShapeError(f"kernels of shape {weight} for an input {x}; allowed: as many for each image")
+    return RULES["conv"].infer((x,), {**a, "out_channels": weight[0] // x[0]})
+
+
+def _folded(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x = shapes[0]
+    area = math.prod(a["kernel_size"])
+    if len(x) != 3 or x[1] % area:
+        raise ShapeError(f"the input has shape {x}; allowed: (batch, channels times {area}, windows)")
+    return ((x[0], x[1] // area, *a["output_size"]),)
+
+
+def _attended(shapes: Sequence[Shape], _a: Attrs) -> tuple[Shape, ...]:
+    q, k, v = shapes[:3]
+    if q[-1] != k[-1] or k[-2] != v[-2]:
+        raise ShapeError(f"attention of {q} over keys {k} and values {v}")
+    return ((*q[:-1], v[-1]),)
+
+
+def _filled(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    return ((shapes[0][0], *a["shape"][1:]) if shapes else tuple(a["shape"]),)
+
+
+def _seen_otherwise(shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    x = shapes[0]
+    if any(d == 0 and i >= len(x) for i, d in enumerate(a["shape"])):
+        raise ShapeError(f"shape {a['shape']} keeps a dimension that the input {x} does not have")
+    return (tuple(x[i] if d == 0 else d for i, d in enumerate(a["shape"])),)
+
+
+def _indexed(shapes: Sequence[Shape], _a: Attrs) -> tuple[Shape, ...]:
+    x, index = shapes
+    if len(x) != len(index):
+        raise ShapeError(f"an index of shape {index} for an input {x}; allowed: as many dimensions")
+    return (tuple(index),)
+
+
+def _rms_weights(shapes: Sequence[Shape], a: Attrs) -> tuple[Weight, ...]:
+    if not a["elementwise_affine"] or len(shapes) > 1:
+        return ()
+    return (Weight("weight", "weight", tuple(a["normalized_shape"])),)
+
+
+_DIMS: Final = _a(None, read.optional(read.integers()), "int, ints or None")
+_KEEP: Final = _a(False, read.boolean, "bool")
+_ONE_DIM: Final = _a(REQUIRED, read.integer(None), "int")
+
+_kept: tuple[str, ...]
+for _name, _kept, _words in (
+    ("amin", ("input", "output"), "Minimum over dimensions (None: all but the batch)."),
+    ("logsumexp", ("input", "output"), "log(sum(exp x)) over dimensions (None: all but the batch)."),
+    ("std", ("input", "output"), "Standard deviation over dimensions (None: all but the batch)."),
+    ("var", ("input",), "Variance over dimensions (None: all but the batch)."),
+):
+    register(Operator(
+        name=_name, summary=_words, attributes={"dim": _DIMS, "keepdim": _KEEP}, shape="reduce", saves=_kept,
+        gradient="amax" if _name == "amin" else "temporary"))  # fmt: skip
+for _name, _kept, _words in (
+    ("std_mean", ("input", "output"), "Standard deviation and mean over dimensions, as two outputs."),
+    ("var_mean", ("input",), "Variance and mean over dimensions, as two outputs."),
+):
+    register(Operator(
+        name=_name, summary=_words, shape=_reduced_twice, saves=_kept, gradient="temporary",
+        attributes={"dim": _a(REQUIRED, read.integers(), "int or ints"), "keepdim": _KEEP}))  # fmt: skip
+for _name in ("max", "min"):
+    register(Operator(
+        name=_name, summary=f"The {_name}imum along a dimension, and its positions as a second, int64 output.",
+        attributes={"dim": _a(REQUIRED, read.integers(), "int"), "keepdim": _KEEP}, shape=_reduced_twice, indices=True,
+        saves=("indices",), check=_one_axis))  # fmt: skip
+register(Operator(
+    name="topk", summary="The k largest along a dimension, and their positions as a second, int64 output.",
+    attributes={"k": _INT, "dim": _a(-1, read.integer(None), "int")}, shape=_most, indices=True,
+    saves=("indices",)))  # fmt: skip
+register(Operator(
+    name="cumsum", summary="Running sum along a dimension.", attributes={"dim": _ONE_DIM}, shape="same",
+    check=_axis_exists))  # fmt: skip
+register(Operator(
+    name="pow_scalar", summary="x to a constant power.",
+    attributes={"exponent": _a(2.0, read.number, "float"), "inplace": INPLACE}, shape="same", alias="elementwise",
+    overwrites=(0,), saves=("input",), saves_inplace=("clone",), gradient="temporary"))  # fmt: skip
+register(Operator(
+    name="addcmul", summary="The first input plus the product of two more, in one op with broadcasting.",
+    attributes={"inplace": INPLACE}, shape="broadcast", inputs=(3, 3), alias="elementwise", overwrites=(0,),
+    saves=("input1", "input2"), gradient="addcmul"))  # fmt: skip
+register(Operator(
+    name="compare", summary="Comparison or logical operation; with a number if there is one input.",
+    attributes={"dtype": _a("bool", read.dtype, "dtype")}, shape="broadcast", inputs=(1, 2), dtype="attribute",
+    gradient="none"))  # fmt: skip
+register(Operator(
+    name="where", summary="The second input where the first holds, else the third or a number.",
+    shape="broadcast", inputs=(2, 3), saves=("input",), gradient="broadcast"))  # fmt: skip
+register(Operator(
+    name="masked_fill", summary="The first input, with a number where the second holds.",
+    attributes={"inplace": INPLACE}, shape="broadcast", inputs=(2, 2), alias="elementwise", overwrites=(0,),
+    dtype="first", saves=("input1",)))  # fmt: skip
+register(Operator(
+    name="assign", summary="The first input, with part of it overwritten by the second or by a number.",
+    attributes={"inplace": INPLACE}, shape="same", inputs=(1, 2), alias="elementwise", overwrites=(0,),
+    dtype="first"))  # fmt: skip
+register(Operator(
+    name="expand_as", summary="Repeats dimensions of size 1 up to the shape of the second input; a view.",
+    shape="broadcast", inputs=(2, 2), alias="view", dtype="first", gradient="same"))  # fmt: skip
+register(Operator(
+    name="repeat", summary="Repeats each dimension so many times; copies.",
+    attributes={"repeats": _a(REQUIRED, read.integers(1), "ints")}, shape=_repeated))  # fmt: skip
+register(Operator(
+    name="unfold_dim", summary="Overlapping pieces of one dimension, as a last dimension; a view.",
+    attributes={"dim": _ONE_DIM, "size": _INT, "step": _INT}, shape=_overlapping, alias="view"))  # fmt: skip
+register(Operator(name="roll", summary="Moves or mirrors elements along dimensions; copies.", shape="same"))
+register(Operator(
+    name="gather_elements", summary="For each position of the index, the entry of a dimension that it names; copies.",
+    attributes={"dim": _DIM}, shape=_indexed, inputs=(2, 2), dtype="first", saves=("input1",)))  # fmt: skip
+register(Operator(
+    name="grid_sample", summary="Samples at the positions of a grid.", shape=_sampled, inputs=(2, 2), dtype="first",
+    saves=("input", "input1"), autocast="float32"))  # fmt: skip
+register(Operator(
+    name="unfold", summary="Windows of an image as columns; copies.",
+    attributes={"kernel_size": _a(REQUIRED, read.spatial(2), "2 ints"), "dilation": _a(1, read.spatial(2), "2 ints"),
+                "padding": _a(0, read.spatial(2, 0), "2 ints"), "stride": _a(1, read.spatial(2), "2 ints")},
+    shape=_columns))  # fmt: skip
+register(Operator(
+    name="fold", summary="Sums columns back into an image.",
+    attributes={"output_size": _a(REQUIRED, read.spatial(2), "2 ints"),
+                "kernel_size": _a(REQUIRED, read.spatial(2), "2 ints")},
+    shape=_folded))  # fmt: skip
+register(Operator(
+    name="dynamic_conv2d", summary="2-D convolution with a kernel of its own for each image, the second input.",
+    attributes={**_windows(2), "dilation": _a(1, read.spatial(2), "2 ints"), "groups": _a(1, read.integer(1), "int")},
+    shape=_convolved_alone, inputs=(2, 2), dtype="first", saves=("input", "input1"), autocast="low"))  # fmt: skip
+register(Operator(
+    name="rms_norm", summary="Division by the root of the mean square over the trailing dimensions.",
+    attributes={"normalized_shape": _a(REQUIRED, read.integers(1), "ints"), "eps": _a(1e-5, read.number, "float"),
+                "elementwise_affine": _a(True, read.boolean, "bool")},
+    inputs=(1, 2), shape="same", weights=_rms_weights, saves=("input", "weight", "statistics"), autocast="float32",
+    check=_ends_with))  # fmt: skip
+register(Operator(
+    name="scaled_dot_product_attention", summary="Softmax attention of queries over keys and values, and a mask.",
+    shape=_attended, inputs=(3, 4), dtype="first", saves=("input", "input1", "input2", "output"),
+    autocast="low"))  # fmt: skip
+register(Operator(
+    name="as_strided", summary="Another view of the bytes that the input lies in; 0 keeps a dimension.",
+    attributes={"shape": _a(REQUIRED, read.integers(0), "ints")}, shape=_seen_otherwise, alias="view"))  # fmt: skip
+register(Operator(
+    name="detach", summary="Hands its input on, and no gradient back; a view.", shape="same", alias="view",
+    gradient="none"))  # fmt: skip
+register(Operator(
+    name="fill", summary="A tensor made at run time: zeros, a range, noise; with an input, as many rows as that has.",
+    attributes={"shape": _a(REQUIRED, read.integers(1), "ints"), "dtype": _DTYPE}, inputs=(0, 1), shape=_filled,
+    dtype="attribute", gradient="none"))  # fmt: skip
 register(Operator(
     name="input", summary="An input of the network; the first dimension is the batch.",
     attributes={"shape": _a(REQUIRED, read.integers(1), "ints"), "dtype": _DTYPE},
@@ -509,9 +771,9 @@ def weight_columns(entry: Operator, shapes: Sequence[Shape], a: Attrs) -> tuple[
         return (0, 0, 0, 0, 0, 0)
     # The kernel reads kernel sizes and features from the columns of the shape rule of that name.
     if rule == entry.shape == "conv":
-        return (1, 1, int(a["bias"]), 0, 0, 0)
+        return (1, int(len(shapes) < 2), int(a["bias"] and len(shapes) < 3), 0, 0, 0)
     if rule == entry.shape == "linear":
-        return (2, 1, int(a["bias"]), 0, 0, 0)
+        return (2, int(len(shapes) < 2), int(a["bias"] and len(shapes) < 3), 0, 0, 0)
     counts = {"weight": 0, "bias": 0, "buffer": 0, "counter": 0}
     literal = rule not in ("channel", "trailing")
     for w in weights_of(entry, shapes, a):

@@ -13,10 +13,11 @@ from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Colu
 from cnnlive.errors import DTypeError, GraphError, OrderError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import OVERWRITES, VIEW, Lowered, Sizes, check_batch, lower
+from cnnlive.mixed import autocast as _autocast
 from cnnlive.profiles import INPLACE, Inplace, Profile, profile_of
 from cnnlive.units import format_bytes
 
-__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference", "warm_up"]
+__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference"]
 
 
 class LiveBuffer(NamedTuple):
@@ -310,14 +311,16 @@ def plan_inference(
     profile: str | Profile = "ideal",
     fuse: bool | None = None,
     inplace: Inplace | bool | None = None,
+    autocast: str | None = None,
 ) -> InferencePlan:
     """Exact memory of one inference.
 
     A tensor is alive from the step that writes it up to and including the last step that reads it; while an
     op runs, its inputs, its outputs and its scratch all count. The network's inputs are alive from the first
     step, its outputs to the end. Views share the bytes of what they look at, which stay alive as long as any
-    of them is read; an op in place writes into its input's bytes. Weights are counted apart, in full. Not
-    counted: an allocator's rounding and fragmentation, workspaces of kernels, the runtime itself.
+    of them is read; an op in place writes into its input's bytes. Where the profile has ``frames``, a tensor also
+    stays as long as a Python frame refers to it (:meth:`cnnlive.Lowered.frames`). Weights are counted apart, in
+    full. Not counted: an allocator's rounding and fragmentation, workspaces of kernels, the runtime itself.
 
     Parameters
     ----------
@@ -335,12 +338,15 @@ def plan_inference(
         Ops in execution order, by number or by name. Network inputs and stored parameters may be left out of a
         sequence of names: they come first then.
     profile : str or Profile
-        The runtime's rules: ``"ideal"`` or ``"torch_fx"``.
+        The runtime's rules: ``"ideal"``, ``"torch"`` (eager) or ``"torch_fx"``.
     fuse : bool, optional
         Run convolution (or linear), batch normalisation and activation as one op. Default: as the profile.
     inplace : {"graph", "dead", "never"} or bool, optional
         Ops in place as the graph says, also wherever an elementwise op may, or never. True is ``"graph"``,
         False ``"never"``. Default: as the profile.
+    autocast : {"float16", "bfloat16"}, optional
+        Mixed precision as PyTorch's autocast: the graph with its casts written out, see :func:`cnnlive.autocast`;
+        parameters stay in 32 bits, and their casts are kept to the end beside them. `graph` is a Graph then.
 
     Returns
     -------
@@ -349,7 +355,8 @@ def plan_inference(
     Raises
     ------
     OrderError
-        If `order` is not a legal order; names the first offending op.
+        If `order` is not a legal order; names the first offending op. Also if it is not the program's and the
+        profile has ``frames``, which are of the program.
     ShapeError
         If the batch is impossible for the net, or its tensors take 2**62 bytes together.
     DTypeError, UnknownProfileError, GraphError
@@ -367,6 +374,10 @@ def plan_inference(
     >>> plan.activation_peak_bytes == 2 * 64 * 224 * 224 * 4
     True
     """
+    if autocast is not None:
+        if dtype is not None:
+            raise DTypeError("dtype and autocast exclude each other; autocast decides on the types itself")
+        graph, weight_dtype = _autocast(graph, autocast), weight_dtype or "float32"  # type: ignore[arg-type]
     net = graph if isinstance(graph, Lowered) else lower(graph)
     rules = _rules(profile, fuse, inplace)
     if rules.fuse:
@@ -395,7 +406,14 @@ def plan_inference(
             raise OrderError(f"order={order!r}; allowed: 'program' or a sequence of ops")
         lives = _program_lives(net, rules, nbytes)
     else:
-        lives = _lives(net, rules, nbytes, _read_order(net, order))
+        read = _read_order(net, order)
+        if rules.frames and not np.array_equal(read, _program(net)):
+            moved = net.op_names[int(read[np.flatnonzero(read != _program(net))[0]])]
+            raise OrderError(
+                f"the order moves {moved}, and the Python frames of profile {rules.name!r} are those of the program; "
+                "allowed with it: the program's order"
+            )
+        lives = _lives(net, rules, nbytes, read)
     scratch = frozen(net.index_bytes * sizes.numel[net.out_ptr[:-1]]) if rules.pool_indices else _zeros(net)
     timeline = np.empty(net.n_ops, np.int64)
     peak, step = peak_of(lives.order, nbytes, lives.born, lives.dead, scratch, timeline)
@@ -512,7 +530,7 @@ def _program_lives(net: Lowered, rules: Profile, nbytes: I64) -> _Lives:
     # Ops that take over what dies look at sizes, which change with the batch and the types; the rest do not.
     if rules.inplace == "dead":
         return _lives(net, rules, nbytes, _program(net))
-    key = ("lives", rules.inplace, rules.keeps_inputs)
+    key = ("lives", rules.inplace, rules.keeps_inputs, rules.frames)
     lives = net._cache.get(key)
     if lives is None:
         lives = net._cache[key] = _lives(net, rules, nbytes, _program(net))
@@ -528,7 +546,8 @@ def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
     n = net.n_tensors
     share, held = _share(net, rules)
     buffer, uses, born, dead = (np.zeros(n, np.int64) for _ in range(4))
-    live_ranges(order, net.in_ptr, net.in_idx, net.out_ptr, share, net.reads, held, nbytes,
+    in_ptr, in_idx, reads = net.held_reads() if rules.frames else (net.in_ptr, net.in_idx, net.reads)
+    live_ranges(order, in_ptr, in_idx, net.out_ptr, share, reads, held, nbytes,
                 rules.inplace == "dead", buffer, uses, born, dead)  # fmt: skip
     return _Lives(order, share, held, frozen(buffer), frozen(born), frozen(dead))
 
@@ -583,17 +602,3 @@ def _read_order(net: Lowered, order: Sequence[int] | Sequence[str]) -> I64:
         why = "whose output it reads" if earlier in reads else "which reads the bytes that it overwrites"
         raise OrderError(f"the order runs {net.op_names[op]} before {net.op_names[earlier]}, {why}")
     return array
-
-
-def warm_up() -> None:
-    """Compile every kernel, or load it from the cache on disk.
-
-    Call it before forking workers or timing anything: a first plan otherwise pays for it (about a second in
-    a process that finds nothing cached).
-    """
-    graph = Graph("warm-up")
-    x = graph.input((1, 1, 2, 2))
-    x = graph.relu(graph.conv2d(x, 1, 1), inplace=True)
-    graph.add(x, x)
-    plan = plan_inference(graph, batch=2, order=list(range(len(graph))))
-    assert plan.live_at_peak

@@ -73,6 +73,7 @@ _SHAPES: Final = {
 _SAVES: Final = {
     "input": "input",
     "input1": "second input",
+    "input2": "third input",
     "output": "output",
     "weight": "weight",
     "indices": "int64 indices",
@@ -163,6 +164,8 @@ def _saves(entry: Operator) -> str:
     def words(saved: tuple[str, ...]) -> str:
         return ", ".join(_SAVES[s] for s in saved) or "nothing"
 
+    if callable(entry.saves):
+        return "as the attributes say"
     text = words(entry.saves)
     if entry.saves_inplace is not None:
         text += f"; in place: {words(entry.saves_inplace)}"

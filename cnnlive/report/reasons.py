@@ -12,8 +12,18 @@ from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
 from cnnlive.plan.inference import InferencePlan, LiveBuffer
 from cnnlive.plan.rules import RuleOfThumb, rules_of_thumb
+from cnnlive.plan.training import TrainingPlan
 
-__all__ = ["Reason", "bytes_by_type", "inference_rule", "last_use", "reasons", "stored_kinds"]
+__all__ = [
+    "Reason",
+    "bytes_by_type",
+    "inference_rule",
+    "last_use",
+    "reasons",
+    "stored_kinds",
+    "training_reasons",
+    "training_rules",
+]
 
 
 class Reason(NamedTuple):
@@ -104,6 +114,107 @@ def reasons(plan: InferencePlan, rule: RuleOfThumb) -> tuple[Reason, ...]:
         Reason("parameters", plan.parameter_bytes - rule.terms["weights"], _parameters(plan)),
     ]
     return tuple(sorted((r for r in found if r.nbytes), key=lambda r: -abs(r.nbytes)))
+
+
+def training_rules(plan: TrainingPlan) -> tuple[RuleOfThumb, RuleOfThumb]:
+    """Return the two rules of thumb for training at the batch and the precision of a plan.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+
+    Returns
+    -------
+    (RuleOfThumb, RuleOfThumb)
+        The textbook's for Adam and the practitioner's. Mixed precision keeps its parameters in float32, and so do
+        the rules.
+    """
+    largest = max(plan.tape.leaves, key=lambda leaf: leaf.nbytes)
+    dtype = {2: "float16", 8: "float64"}.get(largest.itemsize, "float32")
+    rules = rules_of_thumb(plan.network, batch=plan.batch, dtype=dtype)
+    return rules["training_adam"], rules["practitioner"]
+
+
+def training_reasons(plan: TrainingPlan, rule: RuleOfThumb) -> tuple[Reason, ...]:
+    """Split the exact training peak minus a rule of thumb into its causes.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    rule : RuleOfThumb
+        One of :func:`training_rules`.
+
+    Returns
+    -------
+    tuple of Reason
+        Only terms that are not zero, the largest first; they add up to ``plan.peak_bytes - rule.nbytes``.
+        ``"kept"``: what backward keeps less the rule's maps. ``"released"`` (negative): what of it is gone, or not
+        there yet, at the peak; ``"held"`` (positive): what else forward made and is alive there. ``"gradients"``,
+        ``"state"``, ``"parameters"``: of the parameters, as far as the rule counts them otherwise.
+        ``"temporaries"``, ``"input"``, ``"buffers"``: what a rule leaves out.
+    """
+    has, terms = plan.composition, rule.terms
+    saved, maps = plan.saved_bytes, terms["feature_maps"]
+    behind = has["activations"] - saved
+    found = [
+        Reason("kept", saved - maps, _kept(plan, saved - maps)),
+        Reason("held" if behind > 0 else "released", behind, _behind(plan, behind)),
+        Reason("temporaries", has["temporaries"], _temporaries(plan)),
+        Reason("input", has["inputs"] - terms.get("input", 0), "images and targets"),
+        Reason("buffers", has["buffers"], _buffer_kinds(plan.network)),
+    ]
+    if "moments" in terms:
+        found += [
+            Reason("state", has["optimizer_state"] - terms["moments"], _state(plan)),
+            Reason("gradients", has["gradients"] - terms["gradients"], _gradients(plan)),
+            Reason("parameters", has["parameters"] - terms["weights"], "some parameters have a type of their own"),
+        ]
+    else:
+        of_parameters = has["parameters"] + has["gradients"] + has["optimizer_state"]
+        words = "parameters, gradients made by then and optimizer state, for the rule's four times the parameters"
+        found.append(Reason("parameters", of_parameters - terms["parameters"], words))
+    return tuple(sorted((r for r in found if r.nbytes), key=lambda r: -abs(r.nbytes)))
+
+
+def _kept(plan: TrainingPlan, more: int) -> str:
+    words = f"backward keeps {plan.saved_bytes:,} B"
+    if more < 0:
+        return f"{words}, not every map"
+    return f"{words}: indices, statistics or copies beside maps"
+
+
+def _behind(plan: TrainingPlan, more: int) -> str:
+    if more > 0:
+        return "not kept by backward, but held by Python or the op there"
+    if plan.peak_phase == "forward":
+        return f"not made yet when {plan.peak_op} runs"
+    return f"already let go when {plan.peak_op} runs"
+
+
+def _temporaries(plan: TrainingPlan) -> str:
+    if plan.peak_phase == "optimizer":
+        return f"{plan.optimizer.name} ({plan.optimizer.implementation}) makes them during its step"
+    if plan.peak_phase == "forward":
+        return "made and dropped by the op at the peak"
+    return "gradients of activations, and what the op there makes"
+
+
+def _state(plan: TrainingPlan) -> str:
+    has = plan.composition["optimizer_state"]
+    if not has:
+        return f"{plan.optimizer.name} keeps {'none yet' if plan.optimizer_bytes else 'none'}, the rule has two moments"
+    return f"{plan.optimizer.name} keeps {has:,} B, the rule has two moments"
+
+
+def _gradients(plan: TrainingPlan) -> str:
+    share = 100 * plan.composition["gradients"] / max(plan.gradient_bytes, 1)
+    return f"{share:.1f} % of them exist by then"
+
+
+def _buffer_kinds(net: Lowered) -> str:
+    """Say what the buffers of a trained network hold."""
+    norms = any("norm" in net.op_kinds[i] for i in np.flatnonzero(net.counts[:, 3:].any(axis=1)))
+    return "running statistics and batch counters" if norms else "stored constants"
 
 
 def _total(buffers: Iterable[LiveBuffer]) -> int:

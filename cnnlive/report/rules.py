@@ -18,6 +18,7 @@ RULES: Final = MappingProxyType(
         "keeps_inputs": "the caller holds the network's inputs to the end",
         "pool_indices": "maximum pools allocate an int64 index per output element while they run",
         "batch_counters": "the int64 counter of each batch normalisation is stored",
+        "frames": "a module's call keeps what it was given until it returns",
     }
 )
 

@@ -22,12 +22,16 @@ from cnnlive.units import format_bytes, format_count
 
 __all__ = [
     "Lines",
+    "both_bytes",
+    "grid",
+    "indented",
     "inference_report",
     "inference_summary",
     "is_ascii",
     "note",
     "open_console",
     "ops_table",
+    "percent",
     "plain_table",
     "shape_text",
     "show",
@@ -48,7 +52,7 @@ _INPLACE: Final = {
 }
 
 
-def sparkline(values: Sequence[int], width: int = 60, *, ascii_only: bool = False) -> str:
+def sparkline(values: Sequence[int], width: int = 60, *, top: int | None = None, ascii_only: bool = False) -> str:
     """Draw non-negative values as a row of bars.
 
     Parameters
@@ -57,6 +61,8 @@ def sparkline(values: Sequence[int], width: int = 60, *, ascii_only: bool = Fals
     width : int
         Most columns; more values than that are joined, each column showing the largest of its share, so that
         the peak is always seen.
+    top : int, optional
+        What a full bar stands for.  Default: the largest value.
     ascii_only : bool
         Use ASCII characters.
 
@@ -73,7 +79,7 @@ def sparkline(values: Sequence[int], width: int = 60, *, ascii_only: bool = Fals
     columns = min(n, width)
     bars = _PLAIN_BARS if ascii_only else _BARS
     shares = [max(values[i * n // columns : (i + 1) * n // columns]) for i in range(columns)]
-    top = max(shares, default=0)
+    top = max(shares, default=0) if top is None else top
     # Rounded up: only zero has no bar, only the largest values have a full one.
     return "".join(" " if v == 0 else bars[-(-v * len(bars) // top) - 1] for v in map(int, shares))
 
@@ -89,13 +95,14 @@ def shape_text(shapes: Iterable[Sequence[int]]) -> str:
     return ", ".join("x".join(map(str, s)) for s in shapes)
 
 
-def _bytes(nbytes: int, signed: bool = False) -> tuple[str, str]:
+def both_bytes(nbytes: int, signed: bool = False) -> tuple[str, str]:
     """Return bytes for people and exact bytes."""
     sign = "-" if nbytes < 0 else "+" if signed else ""
     return sign + format_bytes(abs(nbytes)), f"{sign}{abs(nbytes):,} B"
 
 
-def _percent(part: int, whole: int) -> str:
+def percent(part: int, whole: int) -> str:
+    """Return the share of `part` in `whole`, without a sign: ``"3.1 %"``."""
     share = abs(100 * part / whole)
     return f"{share:.1f} %" if share >= 0.1 else f"{share:.2g} %"
 
@@ -107,7 +114,7 @@ def _verdict(difference: int, exact: int, cancels: bool) -> str:
             if cancels
             else "the rule is right: two maps are all that is alive"
         )
-    return f"the rule is {_percent(difference, exact)} too {'low' if difference > 0 else 'high'}"
+    return f"the rule is {percent(difference, exact)} too {'low' if difference > 0 else 'high'}"
 
 
 def _header(plan: InferencePlan) -> Text:
@@ -127,7 +134,7 @@ def _counts(plan: InferencePlan) -> Text:
     )
 
 
-def _grid(*justify: str) -> Table:
+def grid(*justify: str) -> Table:
     """Return a table without lines; the last column takes what is left and wraps."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for i, j in enumerate(justify):
@@ -136,7 +143,8 @@ def _grid(*justify: str) -> Table:
     return table
 
 
-def _indented(*parts: RenderableType) -> Padding:
+def indented(*parts: RenderableType) -> Padding:
+    """Return the parts one under the other, two columns from the left."""
     return Padding(Group(*parts), (0, 0, 0, 2))
 
 
@@ -149,10 +157,10 @@ def _bound(plan: InferencePlan) -> str:
 def _amounts(plan: InferencePlan, rule: RuleOfThumb, columns: int) -> Table:
     """Return the exact figures, and the rule of thumb under them in the same columns."""
     people = columns >= _NARROW
-    table = _grid(*("lrrl" if people else "lrl"))
+    table = grid(*("lrrl" if people else "lrl"))
 
     def add(name: str, nbytes: int, words: str | Text, *, signed: bool = False, style: str = "") -> None:
-        cells = _bytes(nbytes, signed)
+        cells = both_bytes(nbytes, signed)
         table.add_row(*(Text(t, style) for t in (name, *(cells if people else cells[1:]))), words)
 
     add("peak", plan.peak_bytes, "weights and activations", style="bold")
@@ -197,14 +205,14 @@ def _at_peak(plan: InferencePlan, limit: int) -> tuple[Text, Lines]:
     live = plan.live_at_peak
     why = _why(plan)
     rows: list[tuple[str, ...]] = [
-        (b.name, *_bytes(b.nbytes), shape_text([b.shape]), b.dtype, f"[{b.born}, {b.dead})", why[b.name])
+        (b.name, *both_bytes(b.nbytes), shape_text([b.shape]), b.dtype, f"[{b.born}, {b.dead})", why[b.name])
         for b in live[:limit]
     ]
     if len(live) > limit:
         rest = live[limit:]
-        rows.append((f"({len(rest)} more)", *_bytes(sum(b.nbytes for b in rest)), "", "", "", ""))
+        rows.append((f"({len(rest)} more)", *both_bytes(sum(b.nbytes for b in rest)), "", "", "", ""))
     if plan.scratch_at_peak:
-        rows.append(("(scratch)", *_bytes(plan.scratch_at_peak), "", "", "", "while the op runs"))
+        rows.append(("(scratch)", *both_bytes(plan.scratch_at_peak), "", "", "", "while the op runs"))
     heads = [("alive there", "l"), ("", "r"), ("", "r"), ("shape", "l"), ("type", "l"), ("[born, dead)", "l"),
              ("why", "l")]  # fmt: skip
     if len(bytes_by_type(plan)) == 1:  # the header says it
@@ -217,8 +225,9 @@ def _counted(plan: InferencePlan) -> str:
     rules = plan.profile
     image = "the caller keeps the input" if rules.keeps_inputs else "the input dies after its last reader"
     scratch = "; pool indices count while they exist" if rules.pool_indices else ""
+    frames = " or the end of the module call that holds it" if rules.frames else ""
     return (
-        "counted: every tensor from the step that writes it through its last reader, views and ops in place "
+        f"counted: every tensor from the step that writes it through its last reader{frames}, views and ops in place "
         f"({_INPLACE[rules.inplace].removeprefix('in place ')}) once; "
         f"{image}; outputs live to the end{scratch}; weights in full. "
         "Not counted: rounding and fragmentation of an allocator, workspaces of kernels, the runtime."
@@ -251,7 +260,7 @@ def inference_report(
         _header(plan),
         _counts(plan),
         "",
-        _indented(_amounts(plan, rule, columns), "", head, table, "", _timeline(plan, columns, ascii_only)),
+        indented(_amounts(plan, rule, columns), "", head, table, "", _timeline(plan, columns, ascii_only)),
         "",
         Text(_counted(plan), "dim"),
     )
@@ -285,7 +294,7 @@ def inference_summary(
     rich renderable
     """
     parts = _amounts(plan, rule, columns), _timeline(plan, columns, ascii_only)
-    return Group(_header(plan), _counts(plan), _indented(*parts))
+    return Group(_header(plan), _counts(plan), indented(*parts))
 
 
 class Lines:
@@ -413,7 +422,7 @@ def ops_table(rows: Sequence[OpRow], plan: InferencePlan, *, narrow: bool = Fals
             numbers = [f"{n:,}" for n in (row.parameters, row.macs, row.output_bytes, row.live_bytes)]
         kind = [] if narrow else [row.op]
         cells.append([str(row.step), row.name, *kind, shape_text(row.output_shapes), *numbers])
-    human, exact = _bytes(plan.activation_peak_bytes)
+    human, exact = both_bytes(plan.activation_peak_bytes)
     shown = "" if len(rows) == len(plan.order) else f"{len(rows):,} of "
     foot = (
         f"{shown}{len(plan.order):,} ops · {plan.network.n_parameters:,} parameters · {plan.macs:,} MACs\n"

@@ -16,10 +16,15 @@ _BLOCKS: Final = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 3
 
 
 def _layer(g: Graph, features: list[Tensor], growth_rate: int) -> Tensor:
-    x = g.relu(g.batch_norm2d(g.concat(features), name="norm1"), inplace=True, name="relu1")
-    x = g.conv2d(x, 4 * growth_rate, 1, bias=False, name="conv1")
-    x = g.relu(g.batch_norm2d(x, name="norm2"), inplace=True, name="relu2")
-    return g.conv2d(x, growth_rate, 3, 1, 1, bias=False, name="conv2")
+    joined = g.concat(features)
+    x = g.relu(g.batch_norm2d(joined, name="norm1"), inplace=True, name="relu1")
+    narrow = g.conv2d(x, 4 * growth_rate, 1, bias=False, name="conv1")
+    x = g.relu(g.batch_norm2d(narrow, name="norm2"), inplace=True, name="relu2")
+    x = g.conv2d(x, growth_rate, 3, 1, 1, bias=False, name="conv2")
+    # Local variables of the reference implementation.
+    g.hold(joined, until=narrow)
+    g.hold(narrow, until=x)
+    return x
 
 
 def _densenet(
@@ -51,9 +56,9 @@ def _densenet(
                     x = g.relu(g.batch_norm2d(x, name="norm"), inplace=True, name="relu")
                     x = g.conv2d(x, x.channels // 2, 1, bias=False, name="conv")
                     x = g.avg_pool2d(x, 2, 2, name="pool")
-        x = g.batch_norm2d(x, name="norm5")
-    x = g.flatten(g.adaptive_avg_pool2d(g.relu(x, inplace=True), 1))
-    g.linear(x, num_classes, name="classifier")
+        last = g.batch_norm2d(x, name="norm5")
+    x = g.flatten(g.adaptive_avg_pool2d(g.relu(last, inplace=True), 1))
+    g.hold(last, until=g.linear(x, num_classes, name="classifier"))
     return g
 
 

@@ -84,6 +84,8 @@ def googlenet(train: bool = False, *, num_classes: int = 1000, resolution: Resol
     x = g.flatten(g.adaptive_avg_pool2d(x, 1, name="avgpool"))
     x = g.linear(g.dropout(x, p=0.2, name="dropout"), num_classes, name="fc")
     g.output(x, *auxiliary)
+    if train:
+        g.order_parameters("conv1", "conv2", "conv3", *_STAGES, *_AUXILIARY.values(), "fc")
     return g
 
 

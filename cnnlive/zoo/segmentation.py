@@ -44,6 +44,8 @@ def _deeplab_head(g: Graph, x: Tensor, num_classes: int, rates: Sequence[int], c
         y = g.concat(branches)
         with g.scope("project"):
             y = g.dropout(_unit(g, y, channels, 1), 0.5, name="3")
+        for branch in branches:  # a list in the reference implementation
+            g.hold(branch, until=y)
     return g.conv2d(_unit(g, y, channels, 3, first=1), num_classes, 1, name="4")
 
 
@@ -63,6 +65,8 @@ def _segmentation(
         with g.scope("aux_classifier"):
             y = _fcn_head(g, third, num_classes)
         outputs.append(g.interpolate(y, size=size, mode="bilinear", name="aux"))
+        g.hold(third, until=outputs[-1])
+    g.hold(last, until=outputs[-1])  # the backbone's dict of features outlives the heads
     g.output(*outputs)
     return g
 

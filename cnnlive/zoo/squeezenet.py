@@ -26,7 +26,9 @@ def _fire(g: Graph, x: Tensor, squeeze: int) -> Tensor:
     for name, kernel_size in (("expand1x1", 1), ("expand3x3", 3)):
         branch = g.conv2d(x, 4 * squeeze, kernel_size, padding=kernel_size // 2, name=name)
         branches.append(g.relu(branch, inplace=True, name=f"{name}_activation"))
-    return g.concat(branches)
+    joined = g.concat(branches)
+    g.hold(x, until=joined)  # a local variable of the reference implementation
+    return joined
 
 
 def _squeezenet(
