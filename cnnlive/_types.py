@@ -86,7 +86,7 @@ def dtype_name(dtype: object) -> str:
 def promote(dtypes: tuple[str, ...]) -> str:
     """Return the dtype of an operation that mixes `dtypes`: floats before integers, wide before narrow."""
     first = dtypes[0]
-    if all(d == first for d in dtypes):
+    if dtypes.count(first) == len(dtypes):
         return first
     floats = {d for d in dtypes if d in FLOATING}
     if floats == {"float16", "bfloat16"}:

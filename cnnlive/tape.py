@@ -70,7 +70,7 @@ class Tape(Columns):
     resident : (k,) int64, bytes
         Every parameter, then every buffer and batch counter.
     saved_stores : (k,) int64
-        The storages that backward keeps and forward made.
+        The storages that forward makes and packs for backward, also where the loss does not lead there.
     parameter_bytes, buffer_bytes, gradient_bytes : int
         All parameters; all buffers and counters; gradients of what is trained, network inputs among it.
     """
@@ -184,7 +184,7 @@ def record(
 
 # Layout of a tensor, and how a gradient made anew gets its own.
 CONTIGUOUS, PERMUTED, STRIDED = range(3)
-AS_GRADIENT = 1
+AS_GRADIENT, AS_INPUT = 1, 2
 # How the gradient of one input is made: code, argument, the temporaries of its expression; then the gradient's layout.
 Rule = tuple[int, int, tuple[tuple[int, int, int], ...]] | tuple[int, int, tuple[tuple[int, int, int], ...], int]
 
@@ -459,11 +459,14 @@ class _Recorder:
         still = self.frozen[op]
         parameters, buffers = [], []
         for w in weights_of(entry, shapes, attrs):
-            if w.role in ("buffer", "counter") and (op, _ROLES.index(w.role)) not in self.tied:
+            role = _ROLES.index(w.role)
+            if role < 2:
+                parameters.append(self.weight(op, w.role, w.name, w.shape, not still[role]))
+                continue
+            if (op, role) not in self.tied:
                 self.buffer_bytes.append((op, math.prod(w.shape) * ITEMSIZE[w.dtype or self.weight_dtypes[op]]))
-            if w.role in ("weight", "bias"):
-                parameters.append(self.weight(op, w.role, w.name, w.shape, not still[_ROLES.index(w.role)]))
-            elif w.role == "buffer":
+            # Running statistics and counters take no part in backward; a constant may be an operand.
+            if entry.name == "parameter":
                 buffers.append(self.weight(op, w.role, w.name, w.shape, False))
         return parameters, buffers
 
@@ -623,7 +626,9 @@ class _Recorder:
                 own.append(self.store(self.full(x.written[0], 8)))
             elif what == "statistics":
                 t, name = x.reads[0], x.entry.name
-                width = 8 if self.v_dtype[x.ins[0]] == "float64" else 4
+                # On CUDA in 32 bits at least; on a CPU in the type of the weights.
+                kind = self.v_dtype[(*x.parameters, *x.buffers, x.ins[0])[0]]
+                width = ITEMSIZE[kind] if self.device == "cpu" or kind == "float64" else 4
                 if name.startswith("batch_norm"):
                     rows = self.spec(t, 1, 2, width)
                 elif name == "layer_norm":
@@ -750,18 +755,22 @@ class _Recorder:
             if self.s_until_op[s] >= 0:
                 end = max(end, last_record[self.s_until_op[s]])
             drops[min(end, n - 1)].append(s)
-        reached = self._reached()
+        reached = self._reached([self.root])
         saved = [row if p in reached else () for p, row in enumerate(self.saved)]
         refs = [1] * len(self.s_spec)
         for row in saved:
             for s in row:
+                refs[s] += 1
+        # An output that is in no loss holds what its backward would read, for as long as it lives itself.
+        for p in self._reached([self.of_tensor[t] for t in self.net.outputs.tolist()]) - reached:
+            for s in self.saved[p]:
                 refs[s] += 1
         uses = [0] * len(self.v_spec)
         for p in reached:
             for v in self.edges[p]:
                 if v in self.v_leaf:
                     uses[v] += 1
-        kept = sorted({s for row in saved for s in row} - self.numbers)
+        kept = sorted({s for row in self.saved for s in row} - self.numbers)
         alloc_ptr, alloc_idx = _csr(self.alloc)
         drop_ptr, drop_idx = _csr(drops)
         saved_ptr, saved_idx = _csr(saved)
@@ -796,18 +805,14 @@ class _Recorder:
             gradient_bytes=sum(f.nbytes for f in self.leaves if f.trainable),
         )  # fmt: skip
 
-    def _reached(self) -> set[int]:
-        """Return the records whose backward node the loss leads to."""
-        if self.root < 0:
-            return set()
-        maker = {v: p for p, row in enumerate(self.outs) for v in row}
+    def _reached(self, roots: Sequence[int]) -> set[int]:
+        """Return the records whose backward node some of these values lead to."""
         reached: set[int] = set()
-        wanted = {self.root}
+        wanted = {v for v in roots if v >= 0}
         for p in range(len(self.records) - 1, -1, -1):
             if any(v in wanted for v in self.outs[p]):
                 reached.add(p)
                 wanted.update(self.edges[p])
-        del maker
         return reached
 
 
@@ -870,7 +875,7 @@ def _fresh(r: _Recorder, x: _Op) -> list[int]:
     own = r.owned(x)
     alloc = [*([] if shares >= 0 else [r.v_store[v] for v in outs]), *own]
     values = [*x.ins, *x.parameters]
-    follows = AS_GRADIENT if x.entry.alias == "elementwise" and not values[1:] else layout and PERMUTED
+    follows = AS_GRADIENT if x.entry.alias == "elementwise" and not values[1:] else layout and AS_INPUT
     rules: list[Rule | None] = [(FRESH, r.v_spec[v], (), follows if i == 0 else 0) for i, v in enumerate(values)]
     further = [r.v_store[v] for v in outs[1:]] if x.entry.indices else []
     r.add(_name(x), values, outs[:1] if x.entry.indices else outs, rules, alloc=alloc,

@@ -397,13 +397,12 @@ def train_step(tape, dims, accumulates=False):
     records = range(len(tape.records))
     edges = {p: row(tape.edge_ptr, tape.edge_value, p) for p in records}
     outs = {p: row(tape.out_ptr, tape.out_value, p) for p in records}
-    # Forward. A storage is held by Python, and by each backward node that is ever going to run.
+    # Forward. A storage is held by Python, by each backward node that is going to run, and by nodes that never will.
     stores = {}
     for p in records:
         for s in row(tape.alloc_ptr, tape.alloc_idx, p):
-            stores[s] = Storage(memory, size(tape.store_spec[s]), "forward").take()
-        for s in row(tape.saved_ptr, tape.saved_idx, p):
-            stores[s].take()
+            stores[s] = Storage(memory, size(tape.store_spec[s]), "forward")
+            stores[s].holders = int(tape.store_refs[s])
         for s in row(tape.drop_ptr, tape.drop_idx, p):
             stores[s].release()
     forward_end = sum(memory.alive.values())

@@ -185,7 +185,6 @@ class Growing:
         self.g = Graph("random")
         self.live = []
         self.way = {}  # tensor name -> (root, pieces on the way)
-        self.constant = set()  # names of parameters, which nothing overwrites
 
     def put(self, tensor, source=None, piece=False):
         root, pieces = (tensor.name, ()) if source is None else self.way[source.name]
@@ -194,7 +193,6 @@ class Growing:
         return tensor
 
     def elementwise(self, op, x, *others, here=False, view=False, **attributes):
-        here = here and self.way[x.name][0] not in self.constant
         y = self.g.op(op, x, *others, inplace=here, **attributes)
         root, pieces = self.way[x.name]
 
@@ -212,7 +210,7 @@ TRAINED_UNARY = ["relu", "relu6", "silu", "sigmoid", "hardswish", "gelu", "clip"
 
 
 @st.composite
-def training_graphs(draw, max_ops=24):
+def training_graphs(draw, max_ops=30):
     """A random CNN as it trains: every kind of backward node, shared and frozen weights, one to three outputs."""
     integer, flag = st.integers, st.booleans
     growing = Growing()
@@ -226,7 +224,8 @@ def training_graphs(draw, max_ops=24):
     def pick(candidates):
         return candidates[draw(integer(0, len(candidates) - 1))]
 
-    while len(g) < draw(integer(5, max_ops)):
+    n_ops = draw(integer(8, max_ops))
+    while len(g) < n_ops:
         x = pick(live)
         maps = len(x.shape) == 4
         same = [t for t in live if t.shape == x.shape]
@@ -284,8 +283,6 @@ def training_graphs(draw, max_ops=24):
             growing.elementwise("mul", x, g.sigmoid(y, inplace=draw(flag())), here=draw(flag()))
         elif kind == "layer_scale":
             p = g.parameter((1, x.shape[1], 1, 1), trainable=draw(flag()))
-            growing.constant.add(p.name)
-            put(p)
             growing.elementwise(draw(st.sampled_from(["mul", "add"])), x, p)
         elif kind == "concat":
             put(g.concat([x, *[pick(same) for _ in range(draw(integer(0, 2)))]], dim=draw(integer(1, 2))))
@@ -315,7 +312,7 @@ def training_graphs(draw, max_ops=24):
             put(g.matmul(x, g.permute(pick(same), (0, 1, 3, 2))))
         elif kind == "expand":
             y = g.mean(x, dim=(2, 3), keepdim=True)
-            put(g.expand(y, x.shape), put(y))
+            put(g.expand(y, (-1, *x.shape[1:])), put(y))
         elif kind == "flatten":
             put(g.flatten(x) if len(x.shape) > 2 else g.unsqueeze(x, (2, 3)), x)
         elif kind == "linear":
@@ -327,10 +324,9 @@ def training_graphs(draw, max_ops=24):
     weighted = sorted({w.op for w in g.weights() if w.weight.role in ("weight", "bias")})
     if weighted and draw(flag()):
         g.freeze(*[name for name in weighted if draw(flag())])
-    data = [t for t in live if t.name not in growing.constant]
-    heads = [g.linear(pick(data), 3)]
+    heads = [g.linear(pick(live), 3)]
     for _ in range(draw(integer(0, 2))):
-        x = pick(data)
+        x = pick(live)
         heads.append(g.linear(x, 3, bias=False) if draw(flag()) else x)
     g.output(*{t.name: t for t in heads}.values())
     return g

@@ -166,7 +166,7 @@ def test_after_warming_up_nothing_is_left_to_compile():
         "    plan = cnnlive.plan_inference(graph, batch=3, **options)\n"
         "    cnnlive.plan_inference(graph, order=plan.order.tolist(), **options)\n"
         "    plan.live_at_peak, plan.ops\n"
-        "for options in ({}, {'device': 'cpu'}, {'precision': 'autocast'}, {'micro_batches': 2}, {'allocator': 'cuda'}):\n"
+        "for options in ({}, {'device': 'cpu'}, {'precision': 'autocast'}, {'micro_batches': 2}):\n"
         "    plan = cnnlive.plan_training(graph, batch=3, optimizer='sgd', momentum=0.9, **options)\n"
         "    plan.live_at_peak, plan.ops, plan.timeline\n"
         "allocator = cnnlive.CudaAllocator.from_conf('expandable_segments:True', capacity=1 << 40)\n"

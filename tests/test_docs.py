@@ -225,5 +225,5 @@ def test_the_demo_prints_the_founding_figures(capsys):
     pytest.importorskip("onnx")
     tool("demo").main()
     text = capsys.readouterr().out
-    for words in ("vgg16", "579,120,288", "579,722,400", "resnet50", "light_densenet121.onnx", "too low"):
+    for words in ("vgg16", "579,120,288", "579,722,400", "4,540,375,812", "light_densenet121.onnx", "too low"):
         assert words in text

@@ -1,4 +1,4 @@
-"""What VGG-16, ResNet-50 and a real ONNX file cost in memory; ``make demo`` runs it."""
+"""What VGG-16, ResNet-50 and a real ONNX file cost in memory, to use and to train; ``make demo`` runs it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,20 @@ def main() -> None:
         print()
         table.add_row(graph.name, f"{rule.nbytes:,}", *(f"{plan.peak_bytes:,}" for plan in plans))
     show(console, table)
-    print("\nTry: .venv/bin/cnnlive inference resnet50 --batch 8; also: cnnlive ops, zoo, operators, profiles.")
+    print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("peak of one training step, Adam, in bytes")
+    for head in ("rule of thumb", "exact", "peaks in", "reserved on CUDA"):
+        table.add_column(head, justify="right")
+    for graph in graphs[:2]:
+        net = cnnlive.lower(graph)
+        for batch in (8, 32, 128):
+            step = cnnlive.plan_training(net, batch=batch, optimizer="adam", allocator="cuda")
+            rule = cnnlive.rules_of_thumb(net, batch=batch)["training_adam"]
+            cells = f"{rule.nbytes:,}", f"{step.peak_bytes:,}", step.peak_phase, f"{step.reserved_bytes:,}"
+            table.add_row(f"{graph.name}, batch {batch}", *cells)
+    show(console, table)
+    print("\nTry: .venv/bin/cnnlive training resnet50 --batch 8; also: cnnlive fit, inference, ops, zoo, optimizers.")
 
 
 if __name__ == "__main__":

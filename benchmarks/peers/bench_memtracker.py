@@ -11,7 +11,7 @@ step with Adam, float32, cross-entropy, on a CPU. It needs torch, torchvision an
 
 The bytes of cnnlive and of the tracker are compared, and have to agree to 0.35 %: any dispatch mode, the tracker's
 among them, makes autograd add gradients out of place that it otherwise adds in place, so that the tracker itself sees
-a little more than a run without it. Nets where that does not matter agree to 8 bytes (what a run holds on the host).
+a little more than a run without it. Where that does not matter at the peak they have to be equal to the byte.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 NETS = ("vgg16", "resnet18", "resnet50", "densenet121", "mobilenet_v2", "efficientnet_b0", "squeezenet1_1")
-# Nets in whose backward no two gradients meet, or only as views: nothing for a dispatch mode to change.
+# Nets at whose peak no two gradients meet: nothing for a dispatch mode to change.
 EXACT = ("vgg16", "squeezenet1_1", "densenet121", "mobilenet_v2", "efficientnet_b0")
 PEERS = ("torch", "torchvision", "torchinfo")
 TOLERANCE = 0.0035
@@ -135,7 +135,8 @@ def measure(name: str, batch: int = 8, rounds: int = 7) -> Row:
 
     import cnnlive  # noqa: PLC0415 - after the skip
 
-    options: dict[str, Any] = {"batch": batch, "optimizer": "adam", "device": "cpu", "first_step": True}
+    options: dict[str, Any] = {"batch": batch, "optimizer": "adam", "device": "cpu", "first_step": True,
+                               "host_scalars": True}  # fmt: skip
     with torch.device("meta"):
         module = _module(name)
     net = cnnlive.lower(cnnlive.zoo.load(name, train=True))
@@ -149,8 +150,9 @@ def measure(name: str, batch: int = 8, rounds: int = 7) -> Row:
 
     exact = cnnlive.plan_training(net, **options).peak_bytes
     assert exact == from_name() == from_module(), name
-    reported, tracker_s = tracked(name, batch)
-    allowed = 8 if name in EXACT else TOLERANCE * exact
+    (reported, tracker_s), (again, second_s) = tracked(name, batch), tracked(name, batch)
+    assert reported == again, name
+    allowed = 0 if name in EXACT else TOLERANCE * exact
     assert abs(reported - exact) <= allowed, f"{name}: cnnlive {exact:,} B, tracker {reported:,} B"
     step = bare(name, batch)
     step()
@@ -163,7 +165,7 @@ def measure(name: str, batch: int = 8, rounds: int = 7) -> Row:
         best(lambda: cnnlive.plan_training(net, **options), 50 * rounds),
         best(from_name, rounds),
         best(from_module, rounds),
-        tracker_s,
+        min(tracker_s, second_s),
         best(step, 3),
         best(call, 3),
     )

@@ -439,6 +439,7 @@ class Recorder:
         self.torch = torch
         self.records: list[Record] = []
         self.parameters: list[Record] = []
+        self.read: set[int] = set()  # keys of what the ops of the graph own or read
         self.leaves = leaves
         self.batch, self.recorded = inputs.batch, inputs.recorded
         self.frame = self.root = Frame("", "", None, 0)
@@ -1039,6 +1040,8 @@ def _import(
     # How long a traced module's frames hold tensors was not seen.
     seen = method == "run" or isinstance(module, torch.fx.GraphModule)
     graph = _build(recorder, outs, name if name is not None else title, seen)
+    _add_idle(graph, recorder)
+    _order(graph, net)
     graph._nx.graph["source"] = f"torch {torch.__version__}, {method}"
     return graph
 
@@ -1180,6 +1183,7 @@ def _build(recorder: Recorder, outs: list[Ref], name: str, frames: bool) -> Grap
         _add(graph, recorder, record, made, owner)
     while waiting:
         _add(graph, recorder, waiting.pop(), made, owner)
+    recorder.read = {*owner, *recorder._parameter_of}
     tensors = [made[id(r)][o] for r, o in outs]
     if not tensors:
         raise ReadError("the forward returned no tensor")
@@ -1189,6 +1193,28 @@ def _build(recorder: Recorder, outs: list[Ref], name: str, frames: bool) -> Grap
     if frames:
         _hold(graph, recorder, made, index)
     return graph
+
+
+def _add_idle(graph: Graph, recorder: Recorder) -> None:
+    """Add what modules hold that the forward does not run, such as auxiliary heads in inference: it is stored too."""
+    assert recorder.mirror is not None
+    marks = [getattr(copy, "_cnnlive", None) for copy in recorder.mirror.of.values()]
+    stored = [mark for mark in marks if type(mark) is Stored]
+    running = {s.owner for s in stored if s.key in recorder.read}
+    for s in {s.key: s for s in stored}.values():
+        if s.key not in recorder.read and s.owner not in running and s.owner not in graph and s.name:
+            attrs = {"shape": s.shape, "dtype": s.dtype, "trainable": s.trainable}
+            graph._add(graph._free_name(s.name), "parameter", (), attrs, s.owner, **_frozen(("weight",) * s.frozen))
+
+
+def _order(graph: Graph, net: Any) -> None:
+    """Note in which order the module lists its parameters, where that is not the order of the program."""
+    weighted = [owned.op for owned in graph.weights()]
+    own = [path for path, _ in net.named_parameters(recurse=False)]
+    graph.order_parameters(*own, *[path for path, _ in net.named_modules() if path])
+    rank = {name: i for i, name in enumerate(graph.parameter_order)}
+    if sorted(weighted, key=rank.__getitem__) == weighted:
+        graph.order_parameters()
 
 
 def _drop_indices(recorder: Recorder, outs: list[Ref]) -> None:

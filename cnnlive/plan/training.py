@@ -394,10 +394,10 @@ def plan_training(
     (4540375812, 'backward')
     """
     if callable(loss):
-        graph, loss = _with_loss(graph, loss), "output"
+        graph, loss, aux_weight = _with_loss(graph, loss), "output", 0
     net = graph if isinstance(graph, Lowered) else lower(graph)
     batch = check_batch(batch)
-    base_dtype, autocast = _precision(precision)
+    precision, base_dtype, autocast = _precision(precision)
     if device not in DEVICES:
         raise GraphError(f"device={device!r}; allowed: {', '.join(map(repr, DEVICES))}")
     if zero_grad not in ZERO_GRAD:
@@ -449,19 +449,20 @@ def plan_training(
     )  # fmt: skip
 
 
-def _precision(precision: str) -> tuple[str | None, str | None]:
+def _precision(precision: str) -> tuple[str, str | None, str | None]:
     name = _PRECISION_NAMES.get(precision, precision)
     if name not in PRECISIONS:
         raise GraphError(f"precision={precision!r}; allowed: {', '.join(map(repr, PRECISIONS))}")
-    return PRECISIONS[name]
+    return (name, *PRECISIONS[name])
 
 
 def _with_loss(graph: Graph | Lowered, loss: Callable[..., Any]) -> Graph:
     if not isinstance(graph, Graph):
         raise GraphError("a loss of your own adds ops to the graph, and a lowered net takes none; give the Graph")
     copy = Graph.from_dict(graph.to_dict())
-    result = loss(copy, copy.outputs)
-    outputs = [t for t in copy.outputs if t.name != result.name]
+    given = copy.outputs
+    result = loss(copy, given)
+    outputs = [t for t in given if t.name != result.name]
     copy._nx.graph["outputs"][:] = []
     copy.output(result, *outputs)
     return copy

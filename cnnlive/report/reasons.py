@@ -178,9 +178,7 @@ def training_reasons(plan: TrainingPlan, rule: RuleOfThumb) -> tuple[Reason, ...
 
 def _kept(plan: TrainingPlan, more: int) -> str:
     words = f"backward keeps {plan.saved_bytes:,} B"
-    if more < 0:
-        return f"{words}, not every map"
-    return f"{words}: indices, statistics or copies beside maps"
+    return f"{words}, not all maps" if more < 0 else f"{words}, not maps alone"
 
 
 def _behind(plan: TrainingPlan, more: int) -> str:

@@ -334,6 +334,8 @@ def fit_report(found: Sequence[Fit], answer: str) -> RenderableType:
         more = found[1].needed_bytes - first.needed_bytes
         images = "one image more takes" if step == 1 else f"{step} images more take"
         parts.append(Text(f"{images} {format_bytes(more)} ({more:,} B)"))
+    if reserved and not all(found):
+        parts.append(Text("needs, where it does not fit: what the allocator would reserve without a limit"))
     missing = [] if reserved else ["rounding and fragmentation of the allocator"]
     if isinstance(plan, TrainingPlan) and not reserved:
         missing[0] += " (--allocator)"
