@@ -744,7 +744,8 @@ def test_a_source_of_a_package_that_is_missing_says_how_to_install_it(package, m
 
 def _torchvision(name, train=False):
     models = pytest.importorskip("torchvision", reason="compares with torchvision's own modules").models
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    # The zoo leaves the auxiliary heads out of inference; a module that has them stores them.
+    options = {"init_weights": False, "aux_logits": train} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, weights=None, **options)
 
 
@@ -757,12 +758,25 @@ def _torchvision(name, train=False):
 )  # fmt: skip
 def test_torchvisions_modules_are_the_nets_of_the_zoo(name, train):
     theirs = zoo.load(name, train=train)
-    ours = from_torch(_torchvision(name), theirs.inputs[0].shape, train=train)
+    ours = from_torch(_torchvision(name, train), theirs.inputs[0].shape, train=train)
     assert rows(ours) == rows(theirs)
     assert named(ours) == named(theirs)
     assert [t.name for t in ours.outputs] == [t.name for t in theirs.outputs]
     assert (ours.n_parameters, ours.n_buffers) == (theirs.n_parameters, theirs.n_buffers)
     assert plan_inference(ours, profile="torch").peak_bytes == plan_inference(theirs, profile="torch").peak_bytes
+    for options in ({"device": "cpu"}, {"device": "cuda", "precision": "autocast", "allocator": "cuda"}):
+        one, other = (cnnlive.plan_training(g, batch=4, **options) for g in (ours, theirs))
+        assert one.to_dict() | {"name": ""} == other.to_dict() | {"name": ""}
+        assert one.timeline.tolist() == other.timeline.tolist()
+
+
+def test_heads_that_inference_does_not_run_are_stored_all_the_same():
+    models = pytest.importorskip("torchvision", reason="compares with torchvision's own modules").models
+    module = models.googlenet(weights=None, init_weights=False)
+    graph = from_torch(module, (1, 3, 224, 224))
+    assert graph.n_parameters == 13_004_888
+    # PyTorch 2.14.1's measured peak of the module in inference, without the label.
+    assert plan_inference(graph, profile="torch").peak_bytes == 59_104_960 - 8
 
 
 def test_sources_of_torchvision_and_unknown_models():

@@ -48,7 +48,10 @@ def _block(
     if stride != 1 or x.channels != outer:
         with g.scope("downsample"):
             identity = conv_bn(g, x, outer, 1, stride, names="01")
-    return g.relu(g.add(out, identity, inplace=True), inplace=True)
+    out = g.relu(g.add(out, identity, inplace=True), inplace=True)
+    if identity is not x:
+        g.hold(identity, out)  # the name `identity` lives to the end of the block
+    return out
 
 
 def stages(
