@@ -233,6 +233,7 @@ class Builder:
         eps: float = 1e-5,
         affine: bool = True,
         track_running_stats: bool = True,
+        use_running_stats: bool = False,
         *,
         inplace: bool = False,
         name: str | None = None,
@@ -244,6 +245,7 @@ class Builder:
             eps=eps,
             affine=affine,
             track_running_stats=track_running_stats,
+            use_running_stats=use_running_stats,
             inplace=inplace,
             name=name,
         )
@@ -254,6 +256,7 @@ class Builder:
         eps: float = 1e-5,
         affine: bool = True,
         track_running_stats: bool = True,
+        use_running_stats: bool = False,
         *,
         inplace: bool = False,
         name: str | None = None,
@@ -265,6 +268,7 @@ class Builder:
             eps=eps,
             affine=affine,
             track_running_stats=track_running_stats,
+            use_running_stats=use_running_stats,
             inplace=inplace,
             name=name,
         )
@@ -275,6 +279,7 @@ class Builder:
         eps: float = 1e-5,
         affine: bool = True,
         track_running_stats: bool = True,
+        use_running_stats: bool = False,
         *,
         inplace: bool = False,
         name: str | None = None,
@@ -286,6 +291,7 @@ class Builder:
             eps=eps,
             affine=affine,
             track_running_stats=track_running_stats,
+            use_running_stats=use_running_stats,
             inplace=inplace,
             name=name,
         )

@@ -546,7 +546,8 @@ class _Recorder:
         buffers: list[int],
     ) -> list[int]:
         """Record an op by its `gradient` rule and return the values of its outputs."""
-        if self.autocast is not None and entry.autocast:
+        # A resize by areas is a pool.
+        if self.autocast is not None and entry.autocast and attrs.get("mode") != "area":
             ins, parameters = self.autocasts(entry, ins, parameters)
         rule = _RULES.get(entry.gradient)
         if rule is None:
@@ -802,7 +803,7 @@ class _Recorder:
             inputs=_column(self.inputs), targets=_column(self.targets), saved_stores=_column(kept),
             resident=_column(parameters + buffers), parameter_bytes=sum(parameters),
             buffer_bytes=sum(buffers),
-            gradient_bytes=sum(f.nbytes for f in self.leaves if f.trainable),
+            gradient_bytes=sum(f.nbytes for f in leaves if f.trainable),
         )  # fmt: skip
 
     def _reached(self, roots: Sequence[int]) -> set[int]:

@@ -286,7 +286,7 @@ def saved_bytes(graph):
         outs = graph.tensors_of(n)
         if entry.weights != "none" or any(s in wants_gradient for s in reads):
             wants_gradient |= {(n, t.output) for t in outs}
-        drops = "mask" in entry.saves
+        drops = "mask" in entry.saved(a)
         for t in outs:
             shares = (entry.alias == "view" and not drops) or a.get("inplace")
             where[n, t.output] = where[reads[0]] if shares else (n, t.output)

@@ -824,3 +824,37 @@ def test_the_inference_peak_is_what_pytorch_allocates(make):
     graph = from_torch(module, x.shape)
     unused = 4 * sum(p.numel() for p in module.parameters()) - 4 * graph.n_parameters  # the auxiliary head's
     assert plan_inference(graph, batch=4, profile="torch").peak_bytes + unused == measured.peak_bytes
+
+
+def test_what_is_in_eval_mode_within_a_net_that_trains_stays_so():
+    import torch_truth  # noqa: PLC0415 - needs torch
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm, self.drop = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout()
+            self.conv, self.norm2, self.fc = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = torch.relu(self.norm(self.stem(x)))
+            return self.fc(self.drop(torch.relu(self.norm2(self.conv(x)))).mean((2, 3)))
+
+    module = Part().train()
+    for still in (module.norm, module.drop):
+        still.eval()
+    for p in [*module.stem.parameters(), *module.norm.parameters()]:
+        p.requires_grad_(False)
+    graph = from_torch(module, (4, 3, 16, 16), train=None)
+    assert graph.attributes("norm")["use_running_stats"]
+    assert not graph.attributes("norm2")["use_running_stats"]
+    assert not from_torch(module, (4, 3, 16, 16), train=True).attributes("norm")["use_running_stats"]
+    assert (module.training, module.norm.training) == (True, False)
+    labels = torch.zeros(4, dtype=torch.long)
+    measured = torch_truth.training_step(
+        module,
+        torch.rand(4, 3, 16, 16),
+        lambda out: nn.functional.cross_entropy(out, labels),
+        optimizer=lambda ps: torch.optim.SGD([p for p in ps if p.requires_grad], 0.1, momentum=0.9),
+    )
+    plan = cnnlive.plan_training(graph, batch=4, device="cpu", host_scalars=True, optimizer="sgd", momentum=0.9)
+    assert (plan.peak_bytes, plan.saved_bytes) == (measured.peak_bytes, measured.saved_bytes)

@@ -323,7 +323,7 @@ def _f_batch_norm(
 
 @rule("batch_norm")
 def _batch_norm(
-    c: Call, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, _training: Any = False,
+    c: Call, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: Any = False,
     _momentum: Any = 0.1, eps: float = 1e-5, *_rest: Any, **_options: Any,
 ) -> None:  # fmt: skip
     op = _norm_name("batch_norm", x)
@@ -334,7 +334,9 @@ def _batch_norm(
     if track and not (c.r.stored(running_mean) and c.r.stored(running_var)):
         # Running statistics made by ops: read as they are, held by nobody.
         track, buffers = False, ()
-    _weighted(c, op, x, weight, bias, buffers, eps=eps, affine=weight is not None, track_running_stats=track)
+    still = c.r.training and not training
+    _weighted(c, op, x, weight, bias, buffers, eps=eps, affine=weight is not None, track_running_stats=track,
+              use_running_stats=still)  # fmt: skip
 
 
 @rule("F.instance_norm")
@@ -484,7 +486,8 @@ def _dropout(op: str) -> Handler:
         if (c.out is x and not (inplace or c.inplace)) or not training:
             # The identity: a name of its own for the same bytes, so that who holds x does not read this op.
             c.out = x.view_as(x)
-        c.emit(op, x, p=p, inplace=inplace or c.inplace)
+        # A dropout in eval mode within a net that trains never drops.
+        c.emit(op, x, p=0.0 if c.r.training and not training else p, inplace=inplace or c.inplace)
 
     return handler
 

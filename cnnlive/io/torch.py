@@ -46,7 +46,7 @@ def from_torch(
     input_shape: Sequence[int] | Sequence[Sequence[int]] | None = None,
     *,
     example_inputs: Any = None,
-    train: bool = False,
+    train: bool | None = False,
     method: str = "auto",
     leaves: Mapping[Any, Any] | None = None,
     name: str | None = None,
@@ -67,8 +67,9 @@ def from_torch(
         Shape of the input, with the batch; of each input if there are several.
     example_inputs : tensor, sequence, or mapping of str to tensor
         In place of `input_shape`: shapes and types are taken, data is not. A mapping is passed by keyword.
-    train : bool
-        Import the forward as it is trained: with auxiliary heads, for example. Dropout is an op in both.
+    train : bool or None
+        Import the forward as it is trained: with auxiliary heads, for example. Dropout is an op in both. None: each
+        module as its own flag says, such as normalisations set to ``eval()`` in a module that is trained.
     method : {"auto", "run", "fx", "export"}
         ``"run"`` executes the module itself; ``"fx"`` traces it symbolically and ``"export"`` exports it first.
         ``"auto"`` runs, and takes the others where that is impossible. ``graph.nx.graph["source"]`` says which way
@@ -445,6 +446,7 @@ class Recorder:
         self.frame = self.root = Frame("", "", None, 0)
         self._entered: list[tuple[Any, Frame]] = []
         self.exporting = False
+        self.training = False
         self.leaf_modules: dict[str, tuple[Any, Any]] = {}
         self.failed: Frame | None = None
         self._rule_of: dict[Any, _ops.Rule] = {}
@@ -974,7 +976,7 @@ def _stochastic_depth(module: Any, _shapes: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _record(
-    net: Any, input_shape: Any, example_inputs: Any, train: bool, method: str, leaves: _Leaves, name: str | None
+    net: Any, input_shape: Any, example_inputs: Any, train: bool | None, method: str, leaves: _Leaves, name: str | None
 ) -> Graph:
     """Import by one method; the operator that stands for leaves in an export knows whose they are meanwhile."""
     try:
@@ -984,7 +986,7 @@ def _record(
 
 
 def _import(
-    net: Any, input_shape: Any, example_inputs: Any, train: bool, method: str, leaves: _Leaves, name: str | None
+    net: Any, input_shape: Any, example_inputs: Any, train: bool | None, method: str, leaves: _Leaves, name: str | None
 ) -> Graph:
     """Run a module under the recorder and build the graph."""
     torch = _torch()
@@ -1003,7 +1005,9 @@ def _import(
     mirror = recorder.mirror = _Mirror(net, recorder)
     root = mirror.root
     if module is not None:
-        root.train(train)
+        if train is not None:
+            root.train(train)
+        recorder.training = root.training
     try:
         if method == "fx":
             root = _traced(root, recorder)

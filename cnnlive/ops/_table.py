@@ -305,11 +305,13 @@ for _n in (1, 2, 3):
         attributes={"output_size": _a(REQUIRED, read.spatial_or_none(_n), f"{_n} ints or None"), **_indices},
         shape="adaptive_pool", indices=True, saves=("input", "indices")))  # fmt: skip
     register(Operator(
-        name=f"batch_norm{_n}d", summary="Batch normalisation: per channel over batch and positions.",
+        name=f"batch_norm{_n}d", summary="Batch normalisation: per channel over batch and positions; with "
+        "use_running_stats by the running statistics also in training.",
         attributes={"eps": _a(1e-5, read.number, "float"), "affine": _a(True, read.boolean, "bool"),
-                    "track_running_stats": _a(True, read.boolean, "bool"), "inplace": INPLACE},
+                    "track_running_stats": _a(True, read.boolean, "bool"),
+                    "use_running_stats": _a(False, read.boolean, "bool"), "inplace": INPLACE},
         shape="same", weights="channel", alias="elementwise", overwrites=(0,), folds="norm",
-        saves=("input", "weight", "statistics"),
+        saves=lambda a: ("input", "weight") if a["use_running_stats"] else ("input", "weight", "statistics"),
         inputs=(1, 3), check=_computed("channel", _rank(*((3, 2) if _n == 1 else (_n + 2,))))))  # fmt: skip
     register(Operator(
         name=f"instance_norm{_n}d", summary="Instance normalisation: per channel and image.",
@@ -514,7 +516,7 @@ register(Operator(
                 "scale_factor": _a(None, read.optional(read.numbers), "floats or None"),
                 "mode": _a("nearest", read.text("nearest", "linear", "bilinear", "bicubic", "trilinear", "area"),
                            "str")},
-    shape="resize", check=_mode_fits))  # fmt: skip
+    shape="resize", autocast="float32", check=_mode_fits))  # fmt: skip
 for _name, _saves in (("mean", ()), ("sum", ()), ("amax", ("input", "output"))):
     register(Operator(
         name=_name, gradient={"mean": "fresh", "sum": "spread", "amax": "amax"}[_name],
