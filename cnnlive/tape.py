@@ -628,7 +628,8 @@ class _Recorder:
             elif what == "statistics":
                 t, name = x.reads[0], x.entry.name
                 # On CUDA in 32 bits at least; on a CPU in the type of the weights.
-                kind = self.v_dtype[(*x.parameters, *x.buffers, x.ins[0])[0]]
+                stores = x.attrs.get("track_running_stats") and not x.parameters
+                kind = self.weight_dtypes[x.op] if stores else self.v_dtype[[*x.parameters, x.ins[0]][0]]
                 width = ITEMSIZE[kind] if self.device == "cpu" or kind == "float64" else 4
                 if name.startswith("batch_norm"):
                     rows = self.spec(t, 1, 2, width)
@@ -990,9 +991,11 @@ def _vector_norm(r: _Recorder, x: _Op) -> list[int]:
 def _scale(r: _Recorder, x: _Op) -> list[int]:
     """Record a product with a number, a sum with one, or both; such a number is a tensor of 8 bytes on the host."""
     values = x.ins
+    reverse = x.attrs["factor"] == -1.0 and x.attrs["offset"] != 0.0  # a number minus x: one op
     for name, how, given in (
-        ("mul", FRESH, x.attrs["factor"] != 1.0 or x.attrs["offset"] == 0.0),
-        ("add", SAME, x.attrs["offset"] != 0.0),
+        ("rsub", FRESH, reverse),
+        ("mul", FRESH, not reverse and (x.attrs["factor"] != 1.0 or x.attrs["offset"] == 0.0)),
+        ("add", SAME, not reverse and x.attrs["offset"] != 0.0),
     ):
         if not given:
             continue
@@ -1001,7 +1004,7 @@ def _scale(r: _Recorder, x: _Op) -> list[int]:
         number = [r.number()] if r.host_scalars else []
         alloc = [*number, *([] if shares >= 0 else [r.v_store[out]])]
         r.add(name, values, [out], [(how, 0 if how == SAME else r.v_spec[out], (), AS_GRADIENT)], alloc=alloc,
-              saves=number if how == FRESH else (), over=shares)  # fmt: skip
+              saves=number if name == "mul" else (), over=shares)  # fmt: skip
         values = [out]
     return values
 
@@ -1018,7 +1021,22 @@ def _view(r: _Recorder, x: _Op, how: int) -> list[int]:
 
 
 def _reshape(r: _Recorder, x: _Op) -> list[int]:
-    return _view(r, x, RESHAPE)
+    # A dimension can be taken apart however it lies: what only joins dimensions has a view as its gradient.
+    return _view(r, x, VIEW if _only_joins(r.dims[x.reads[0]], r.dims[x.written[0]]) else RESHAPE)
+
+
+def _only_joins(shape: Sequence[int], result: Sequence[int]) -> bool:
+    """Whether a reshape does nothing but join neighbouring dimensions; the batch stays as it is."""
+    if shape[0] != result[0]:
+        return False
+    rest = [d for d in shape[1:] if d != 1]
+    for d in result[1:]:
+        size = 1
+        while size < d and rest:
+            size *= rest.pop(0)
+        if size != d:
+            return False
+    return not rest
 
 
 def _permute(r: _Recorder, x: _Op) -> list[int]:
@@ -1060,9 +1078,21 @@ def _join(r: _Recorder, x: _Op) -> list[int]:
 
 
 def _slice(r: _Recorder, x: _Op) -> list[int]:
-    out = r.output(x, 0, r.v_dtype[x.ins[0]], _grad(r, x), shares=x.ins[0], layout=STRIDED)
-    r.add("slice", x.ins, [out], [(FRESH, r.v_spec[x.ins[0]], ())])
-    r.looks([out], x.ins[0])
+    """Record a slice: one view per dimension that it shortens, each with a node of its own."""
+    t, source, dtype, grad = x.reads[0], x.ins[0], r.v_dtype[x.ins[0]], _grad(r, x)
+    shape, last = list(r.dims[t]), r.dims[x.written[0]]
+    asked = x.attrs["dim"] if isinstance(x.attrs["dim"], tuple) else (x.attrs["dim"],)
+    cut = [d for d in (d % r.ranks[t] for d in asked) if shape[d] != last[d]]
+    for d in cut[:-1] if 0 not in cut else ():
+        shape[d] = last[d]
+        spec = r.spec(t, 0, 1, ITEMSIZE[dtype] * math.prod(shape[1:]))
+        part = r.value(spec, dtype, r.v_store[source], grad, STRIDED)
+        r.add("slice", [source], [part], [(FRESH, r.v_spec[source], ())])
+        r.looks([part], source)
+        source = part
+    out = r.output(x, 0, dtype, grad, shares=source, layout=STRIDED)
+    r.add("slice", [source], [out], [(FRESH, r.v_spec[source], ())])
+    r.looks([out], source)
     return [out]
 
 

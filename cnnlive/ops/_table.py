@@ -681,7 +681,7 @@ register(Operator(
 register(Operator(
     name="pow_scalar", summary="x to a constant power.",
     attributes={"exponent": _a(2.0, read.number, "float"), "inplace": INPLACE}, shape="same", alias="elementwise",
-    overwrites=(0,), saves=("input",), saves_inplace=("clone",), gradient="temporary"))  # fmt: skip
+    overwrites=(0,), saves=("input",), saves_inplace=("clone",), gradient="reciprocal"))  # fmt: skip
 register(Operator(
     name="addcmul", summary="The first input plus the product of two more, in one op with broadcasting.",
     attributes={"inplace": INPLACE}, shape="broadcast", inputs=(3, 3), alias="elementwise", overwrites=(0,),

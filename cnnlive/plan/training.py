@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -41,6 +42,7 @@ PRECISIONS: Final[Mapping[str, tuple[str | None, str | None]]] = {
 _PRECISION_NAMES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "amp": "autocast"}
 DEVICES: Final = ("cpu", "cuda")
 ZERO_GRAD: Final = ("before_forward", "before_backward", "after_step")
+_CALL: Final = re.compile(r"@[0-9]+(?=\.|$)")  # the number of a repeated call
 PHASES: Final = ("forward", "backward", "optimizer")
 
 
@@ -476,7 +478,8 @@ def _frozen_ops(net: Lowered, layers: str | Sequence[str]) -> tuple[int, ...]:
     for pattern in patterns:
         hits = {
             op for op, name in enumerate(net.op_names)
-            if name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
+            for plain in {name, _CALL.sub("", name)}
+            if plain == pattern or fnmatchcase(plain, pattern) or fnmatchcase(plain, f"{pattern}.*")
         }  # fmt: skip
         if not hits:
             raise GraphError(f"frozen_layers: {pattern!r} is no op{close_names(pattern, net.op_names)}")
