@@ -230,6 +230,7 @@ def _training_options() -> list[Callable[[F], F]]:
         ),
         click.option("--input-gradients", is_flag=True, help="The network's inputs take gradients."),
         click.option("--first-step", is_flag=True, help="The step that creates the optimizer's state."),
+        click.option("--late-step", is_flag=True, help="A step after RAdam has begun to rectify, its sixth or later."),
         click.option("--allocator", is_flag=True, help="Replay in a model of PyTorch's CUDA caching allocator."),
         click.option("--cuda-conf", metavar="TEXT", help=_CONF_HELP),
     ]  # fmt: skip

@@ -101,6 +101,9 @@ class Lowered(Columns):
         overwrite input 0, 4 may overwrite input 0 or 1.
     fold : (n_ops,)
         Part in fusion: 0 none, 1 base, 2 normalisation, 3 activation.
+    statistics : (n_normalisations, 4)
+        Op, first and last + 1 dimension, and bytes k: eager PyTorch allocates k bytes for each group that such an op
+        normalises, and drops them when the op is done unless backward keeps them.
     index_bytes : (n_ops,)
         Bytes per output element that eager PyTorch allocates and drops while the op runs.
     before_ptr, before_idx : (n_ops + 1,), (n_before,)
@@ -139,6 +142,7 @@ class Lowered(Columns):
     frozen: I64
     alias: I64
     fold: I64
+    statistics: I64
     index_bytes: I64
     before_ptr: I64
     before_idx: I64
@@ -484,6 +488,7 @@ def _lower(graph: Graph) -> Lowered:
     untrained: list[tuple[int, int]] = []
     alias: list[int] = []
     fold: list[int] = []
+    statistics: list[tuple[int, int, int, int]] = []
     index_bytes: list[int] = []
     kinds: list[str] = []
     scopes: list[str] = []
@@ -530,6 +535,8 @@ def _lower(graph: Graph) -> Lowered:
         alias.append(_alias_code(entry.alias, entry.overwrites, bool(data.get("inplace"))))
         fold.append(_FOLDS[entry.folds] if entry.folds != "norm" or data.get("track_running_stats") else 0)
         index_bytes.append(8 if entry.indices and n_out == 1 else 0)
+        if kind_name in _GROUPS or kind_name.startswith("instance_norm"):
+            statistics.append((op, *_groups(kind_name, in_shapes[0], data)))
         kinds.append(kind_name)
         scopes.append(data.get("scope", ""))
         attrs.append(data)
@@ -565,7 +572,8 @@ def _lower(graph: Graph) -> Lowered:
         attr_ptr=_column(attr_ptr), attr=_column(attr),
         macs_rule=_column(macs_rule), weight_rule=_column(weight_rule), owner=_column(owner),
         tied=_column(tied_columns, (len(ties), 3)), frozen=_frozen(n_ops, untrained, tied_columns),
-        alias=_column(alias), fold=_column(fold), index_bytes=_column(index_bytes), before_ptr=before_ptr,
+        alias=_column(alias), fold=_column(fold), statistics=_column(statistics, (len(statistics), 4)),
+        index_bytes=_column(index_bytes), before_ptr=before_ptr,
         before_idx=before_idx, batch=batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(lowered)
@@ -589,6 +597,21 @@ def _frozen(n_ops: int, untrained: Sequence[tuple[int, int]], tied: Sequence[tup
         for place in holder:
             marks[place] = marks[root(place)]
     return _column(marks)
+
+
+_GROUPS: Final = ("layer_norm", "group_norm")
+
+
+def _groups(kind: str, shape: Shape, attrs: Attrs) -> tuple[int, int, int]:
+    """Return the dimensions whose product counts the groups of a normalisation, and its bytes for each.
+
+    Mean and inverse deviation in 32 bits; an instance normalisation also repeats its weight and bias per image.
+    """
+    if kind == "layer_norm":
+        return 0, len(shape) - len(attrs["normalized_shape"]), 8
+    if kind == "group_norm":
+        return 0, 1, 8 * int(attrs["num_groups"])
+    return 0, 2, 16 if attrs["affine"] else 8
 
 
 _ONES: Final = tuple((1,) * (6 - rank) for rank in range(7))
@@ -759,7 +782,10 @@ def _fuse(net: Lowered) -> Lowered:
         tied=_column([(new_op[op], role, new_op[holder]) for op, role, holder in ties], (len(ties), 3)),
         frozen=_column(net.frozen[kept_ops]),
         alias=_column(net.alias[kept_ops]),
-        fold=_column(net.fold[kept_ops]), index_bytes=_column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
+        fold=_column(net.fold[kept_ops]), statistics=_column(
+            [(new_op[op], *row) for op, *row in net.statistics.tolist()], (len(net.statistics), 4)
+        ),
+        index_bytes=_column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
         before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(fused)

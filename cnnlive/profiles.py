@@ -30,7 +30,8 @@ class Profile:
     keeps_inputs : bool
         The caller holds the network's inputs to the end; otherwise they die after their last reader.
     pool_indices : bool
-        Maximum pools allocate an int64 index per output element while they run.
+        Maximum pools allocate an int64 index per output element while they run, layer, group and instance
+        normalisations two numbers for each group that they normalise.
     batch_counters : bool
         The int64 counter of each batch normalisation is stored beside its running statistics.
     frames : bool

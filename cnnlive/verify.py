@@ -200,14 +200,27 @@ class _Run:
                     f"Python holds {name} through step {step}, and {home} dies at {self.buffers[home].dead}"
                 )
 
+    def scratch(self, name: str) -> int:
+        """Bytes that an op of eager PyTorch writes beside its outputs: indices, or statistics of each group."""
+        op, attrs, written = self.graph.op_of(name), self.graph.attributes(name), self.graph.tensors_of(name)
+        if operator(op).indices and len(written) == 1:
+            return int(ITEMSIZE["int64"] * math.prod(written[0].shape))
+        of_a_group = 2 * ITEMSIZE["float32"]
+        if op == "layer_norm":
+            return int(of_a_group * math.prod(written[0].shape) // math.prod(attrs["normalized_shape"]))
+        if op == "group_norm":
+            return of_a_group * written[0].shape[0] * int(attrs["num_groups"])
+        if op in ("instance_norm1d", "instance_norm2d", "instance_norm3d"):
+            return of_a_group * (2 if attrs["affine"] else 1) * math.prod(written[0].shape[:2])
+        return 0
+
     def check_timeline(self, order: Sequence[str]) -> None:
         """Check every step's bytes and the peak against the buffers."""
         timeline = self.plan.timeline.tolist()
         for step, name in enumerate(order):
             alive = sum(b.nbytes for b in self.buffers.values() if b.born <= step < b.dead)
-            written = self.graph.tensors_of(name)
-            if self.profile.pool_indices and operator(self.graph.op_of(name)).indices and len(written) == 1:
-                alive += ITEMSIZE["int64"] * math.prod(written[0].shape)
+            if self.profile.pool_indices:
+                alive += self.scratch(name)
             if alive != timeline[step]:
                 raise VerificationError(f"step {step} ({name}) holds {alive} bytes, the timeline says {timeline[step]}")
         peak, step = max(timeline), self.plan.peak_step

@@ -101,6 +101,21 @@ def all_orders(graph):
             yield list(order)
 
 
+def eager_scratch(graph, name):
+    """Bytes that an op of eager PyTorch allocates beside its outputs and drops."""
+    op, a = graph.op_of(name), graph.attributes(name)
+    if op in MAX_POOLS and len(graph.tensors_of(name)) == 1:
+        return 8 * math.prod(graph.tensors_of(name)[0].shape)
+    shape = graph.inputs_of(name)[0].shape if graph.inputs_of(name) else ()
+    if op == "layer_norm":  # mean and inverse deviation
+        return 2 * 4 * math.prod(shape) // math.prod(a["normalized_shape"])
+    if op == "group_norm":
+        return 2 * 4 * shape[0] * a["num_groups"]
+    if op.startswith("instance_norm"):  # and weight and bias, repeated per image
+        return (4 if a["affine"] else 2) * 4 * shape[0] * shape[1]
+    return 0
+
+
 def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=False, frames=False, dtype=None):
     """Bytes alive during each step: the run itself, on a table buffer -> (bytes, tensors still wanted)."""
     wanted = {}  # tensor -> the ops that still have to read it
@@ -157,8 +172,8 @@ def timeline(graph, order, *, inplace="graph", keeps_inputs=False, pool_indices=
                 buffer_of[t] = root
                 members[root].append(t)
         now = sum(size.values())
-        if pool_indices and op in MAX_POOLS and len(written) == 1:
-            now += 8 * nbytes(graph, written[0]) // ITEMSIZE[graph.tensors_of(n)[0].dtype]
+        if pool_indices:
+            now += eager_scratch(graph, n)
         steps.append(now)
         for b in list(size):
             if b[0] not in stored and dead(b):
@@ -220,9 +235,7 @@ def least_needs(graph, *, inplace="graph", keeps_inputs=False, pool_indices=Fals
         may = inplace == "dead" and op in FIRST | EITHER
         saved = shares or (may and any(nbytes(graph, s) == nbytes(graph, written[0]) for s in read))
         needed = kept | {home[s] for s in read} | (set() if saved else set(written))
-        scratch = 0
-        if pool_indices and op in MAX_POOLS and len(written) == 1:
-            scratch = 8 * math.prod(graph.tensors_of(n)[0].shape)
+        scratch = eager_scratch(graph, n) if pool_indices else 0
         most = max(most, scratch + sum(nbytes(graph, t) for t in needed if graph.op_of(t[0]) != "parameter"))
     return most
 

@@ -858,3 +858,106 @@ def test_what_is_in_eval_mode_within_a_net_that_trains_stays_so():
     )
     plan = cnnlive.plan_training(graph, batch=4, device="cpu", host_scalars=True, optimizer="sgd", momentum=0.9)
     assert (plan.peak_bytes, plan.saved_bytes) == (measured.peak_bytes, measured.saved_bytes)
+
+
+class Still(nn.Module):
+    """A backbone, or a piece of one, that runs without gradients within a forward that is trained."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(True), nn.Conv2d(8, 8, 3), nn.SiLU())
+        self.teacher, self.scale = nn.Conv2d(8, 8, 1), nn.Parameter(torch.rand(8, 1, 1))
+        self.head = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+    @torch.no_grad()
+    def decorated(self, x):
+        return self.body(x)
+
+    def forward(self, x):
+        if self.how == "decorated":
+            return self.head(self.decorated(x))
+        if self.how == "branch":
+            x = self.body(x)
+            with torch.no_grad():
+                gate, target = x.mean((2, 3), keepdim=True), torch.relu_(self.teacher(x)) * self.scale
+            return self.head(x * gate + target)
+        with torch.set_grad_enabled(False):
+            x = self.body(x)
+            if self.how == "nested":
+                with torch.enable_grad():
+                    x = self.teacher(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("how", ["block", "decorated", "branch", "nested"])
+def test_what_runs_without_gradients_inside_a_forward_keeps_nothing(how):
+    import torch_truth  # noqa: PLC0415 - needs torch
+
+    labels = torch.zeros(3, dtype=torch.long)
+    module = Still(how).train()
+    measured = torch_truth.training_step(
+        module,
+        torch.rand(3, 3, 16, 16),
+        lambda out: F.cross_entropy(out, labels),
+        targets=[labels],
+        optimizer=torch.optim.Adam,
+    )
+    graph = from_torch(module, (3, 3, 16, 16), train=True)
+    plan = cnnlive.plan_training(graph, batch=3, device="cpu", host_scalars=True)
+    for figure in ("peak_bytes", "saved_bytes", "forward_peak", "backward_peak", "gradient_bytes", "optimizer_bytes"):
+        assert (figure, getattr(plan, figure)) == (figure, getattr(measured, figure))
+
+
+def test_a_sum_that_starts_from_zero_is_a_sum():
+    import torch_truth  # noqa: PLC0415 - needs torch
+
+    labels = torch.zeros(3, dtype=torch.long)
+    branches = nn.ModuleList([nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)])
+    module = Fn(lambda self, x: sum(b(x) for b in self.branches).mean((2, 3)), branches=branches)
+    measured = torch_truth.training_step(
+        module, torch.rand(3, 3, 16, 16), lambda out: F.cross_entropy(out, labels), targets=[labels]
+    )
+    graph = from_torch(module, (3, 3, 16, 16), train=True)
+    plan = cnnlive.plan_training(graph, batch=3, device="cpu", host_scalars=True, optimizer="sgd")
+    assert (plan.peak_bytes, plan.backward_peak) == (measured.peak_bytes, measured.backward_peak)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_inside_a_forward_is_refused_where_it_is_trained(reentrant):
+    import torch.utils.checkpoint  # noqa: PLC0415 - needs torch
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.body, self.stem(x), use_reentrant=reentrant)
+
+    module = Fn(forward, stem=nn.Conv2d(3, 3, 3), body=nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+    with pytest.raises(errors.UnknownOperatorError, match=r"body\.0 \(Conv2d\): activation checkpointing"):
+        from_torch(module, (2, 3, 8, 8), train=True)
+    assert kinds(from_torch(module, (2, 3, 8, 8))) == ["input", "conv2d", "conv2d", "relu"]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_autocast_inside_a_forward_is_refused_unless_it_is_off(enabled):
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            return self.conv(x)
+
+    module = Fn(forward, conv=nn.Conv2d(3, 8, 3))
+    if not enabled:
+        assert kinds(from_torch(module, (2, 3, 8, 8), train=True)) == ["input", "conv2d"]
+        return
+    with pytest.raises(errors.UnknownOperatorError, match=r"conv \(Conv2d\): autocast is entered inside the forward"):
+        from_torch(module, (2, 3, 8, 8), train=True)
+
+
+def test_a_lazy_module_is_refused_by_name():
+    module = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU())
+    with pytest.raises(errors.ReadError, match=r"^0\.weight, 0\.bias: lazy, .* call the module once"):
+        from_torch(module, (2, 3, 8, 8))
+
+
+def test_ways_that_are_tried_in_vain_print_nothing(capfd):
+    module = Fn(lambda self, x: self.conv(x) * (2 if x.mean() > 0 else 1), conv=nn.Conv2d(3, 8, 3))
+    with pytest.raises(errors.ReadError, match="reads values"):
+        from_torch(module, (2, 3, 8, 8))
+    assert capfd.readouterr() == ("", "")

@@ -403,6 +403,18 @@ def test_a_first_step_makes_the_state_in_the_optimizer():
         assert first.optimizer_peak >= later.optimizer_peak - (state if optimizer == "sgdm" else 0)
 
 
+def test_radam_takes_more_once_it_rectifies():
+    net = lower(zoo.load("vgg16"))
+    early, late = (plan_training(net, optimizer="radam", device="cpu", late_step=late) for late in (False, True))
+    biggest = 25088 * 4096 * 4
+    assert late.optimizer_peak - early.optimizer_peak == pytest.approx(3 * biggest, rel=0.01)
+    assert (early.forward_peak, early.backward_peak) == (late.forward_peak, late.backward_peak)
+    adam = [plan_training(net, optimizer="adam", late_step=late).peak_bytes for late in (False, True)]
+    assert adam[0] == adam[1]
+    with pytest.raises(GraphError, match="first_step and late_step exclude each other"):
+        plan_training(net, first_step=True, late_step=True)
+
+
 def test_labels_and_images_in_every_phase():
     plan = plan_training(net_of("resnet18"), batch=4)
     assert (plan.input_bytes, plan.target_bytes) == (4 * 3 * 224 * 224 * 4, 4 * 8)

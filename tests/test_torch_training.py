@@ -508,10 +508,6 @@ def test_a_training_step_takes_what_pytorch_takes(name, batch):
         assert mine == theirs, optimizer
 
 
-# What a normalisation writes beside its output is alive while it runs; plans of inference leave it out.
-UNCOUNTED = {"group norm": 2 * 4 * 2, "instance norm": 4 * 4 * 8}
-
-
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", [name for name in NETS if name != "alexnet"])
 def test_an_inference_takes_what_eager_pytorch_takes(name, batch):
@@ -519,7 +515,7 @@ def test_an_inference_takes_what_eager_pytorch_takes(name, batch):
     real = torch_truth.inference(net, torch.randn(batch, 3, 16, 16), scalars=False)
     plan = plan_inference(from_torch(net, (batch, 3, 16, 16)), batch=batch, profile="torch")
     assert plan.parameter_bytes == real.parameter_bytes
-    assert plan.peak_bytes == real.peak_bytes - batch * UNCOUNTED.get(name, 0)
+    assert plan.peak_bytes == real.peak_bytes
 
 
 class Vector(nn.Module):

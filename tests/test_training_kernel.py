@@ -144,3 +144,46 @@ def test_a_slice_along_the_first_dimension_is_contiguous():
     net = lower(g)
     run, _ = compare(record(net), net, 1, False)
     assert run.answer[17] == 0
+
+
+def made_backward(tape, run, name):
+    """How many storages the records of a name make in backward."""
+    owners = run.owner[: run.answer[1]] - len(tape.records)
+    return sum(tape.records[p][1] == name for p in owners.tolist() if p >= 0)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_reshape_copies_a_gradient_that_was_permuted_once_and_not_one_that_was_permuted_back(times):
+    g = Graph()
+    x = g.reshape(g.conv2d(g.input((1, 2, 4, 4)), 4, 1), (0, 2, 2, 4, 4))
+    for _ in range(times):
+        x = g.permute(x, (0, 2, 1, 3, 4))
+    g.linear(g.flatten(g.contiguous(x)), 3)
+    net = lower(g)
+    tape = record(net)
+    run, _ = compare(tape, net, 2, False)
+    assert made_backward(tape, run, "reshape") == (1 if times == 1 else 0)
+
+
+def test_a_gradient_laid_out_as_its_permuted_input_is_contiguous_to_what_permuted_it():
+    g = Graph()
+    x = g.permute(g.conv2d(g.input((1, 2, 4, 4)), 4, 1), (0, 2, 3, 1))
+    x = g.conv2d(g.permute(g.linear(x, 4), (0, 3, 1, 2)), 4, 3)
+    g.linear(g.flatten(x), 3)
+    net = lower(g)
+    tape = record(net)
+    run, _ = compare(tape, net, 2, False)
+    assert made_backward(tape, run, "view") == 0
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_slice_that_nobody_shares_is_added_to_in_place_if_it_is_contiguous(dim):
+    g = Graph()
+    x = g.conv2d(g.input((1, 2, 4, 4)), 2, 1)
+    y = g.relu(x)
+    z = g.concat([x, g.input((1, 2, 4, 4))], dim=dim)  # read last, so its gradient comes first
+    g.output(g.linear(g.flatten(z), 3), g.linear(g.flatten(y), 3))
+    net = lower(g)
+    tape = record(net)
+    run, _ = compare(tape, net, 2, False)
+    assert made_backward(tape, run, "relu") == (1 if dim == 0 else 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -575,7 +576,7 @@ def _binary(op: str, scalar: Callable[[Call, Any, float], None], reverse: bool =
 
 def _reversed(c: Call, op: str, number: float, x: Any) -> None:
     if op == "sub":
-        c.emit("scale", x, factor=-1.0, offset=number)
+        c.emit("scale", x, factor=-1.0, offset=number or sys.float_info.min)
     elif op == "div":
         c.emit("scale", c.step("reciprocal", x), factor=number)
     elif op == "pow":
@@ -589,11 +590,12 @@ def _finite(value: float, otherwise: float = 1.0) -> float:
 
 
 def _add_number(c: Call, x: Any, y: float) -> None:
-    c.emit("scale", x, offset=y, inplace=c.inplace)
+    # A sum with 0, the first of Python's sum(), is an op as any other; scale by 1 and 0 is the product.
+    c.emit("scale", x, offset=y or sys.float_info.min, inplace=c.inplace)
 
 
 def _sub_number(c: Call, x: Any, y: float) -> None:
-    c.emit("scale", x, offset=-y, inplace=c.inplace)
+    _add_number(c, x, -y)
 
 
 def _mul_number(c: Call, x: Any, y: float) -> None:

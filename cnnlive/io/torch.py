@@ -11,10 +11,12 @@ import fnmatch
 import functools
 import importlib
 import inspect
+import io
 import logging
 import math
 import operator as python_operator
 import re
+import sys
 import types
 import weakref
 from collections import Counter, OrderedDict
@@ -137,11 +139,12 @@ def from_torch(
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep PyTorch from logging what it tried, where the error that counts is another one."""
+    """Keep PyTorch from logging and printing what it tried, where the error that counts is another one."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 
@@ -280,7 +283,7 @@ class _Mirror:
         mark = self._stored.get(key)
         copy = self._torch.empty_strided(tuple(t.shape), t.stride(), dtype=t.dtype, device="meta")
         if is_parameter:
-            copy = self._parameter(copy, requires_grad=t.requires_grad)
+            copy = self._parameter(copy, requires_grad=False)  # gradients are off inside blocks without them alone
         if mark is None:
             mark = self._stored[key] = Stored(
                 name, tuple(t.shape), dtype_name(t.dtype), is_parameter, is_parameter and not t.requires_grad
@@ -447,6 +450,10 @@ class Recorder:
         self._entered: list[tuple[Any, Frame]] = []
         self.exporting = False
         self.training = False
+        self._still = False  # what runs makes no gradients, within a module that trains
+        self._apart = False  # below the dispatcher, where PyTorch itself turns gradients off
+        self._moving: set[int] = set()  # keys of weights that some op reads otherwise
+        self._autocast = torch._C._is_any_autocast_enabled()  # the caller's: autocast is the planner's
         self.leaf_modules: dict[str, tuple[Any, Any]] = {}
         self.failed: Frame | None = None
         self._rule_of: dict[Any, _ops.Rule] = {}
@@ -514,6 +521,9 @@ class Recorder:
             if pool:
                 roles.setdefault(w.role, []).append(pool.pop(0))
         record.weights = roles
+        self._still = self.training and self._is_still()
+        if not self._still:
+            self._moving.update(stored.key for group in roles.values() for stored in group)
         self._append(record)
         if entry.alias == "view" or attrs.get("inplace"):
             # The same bytes under a name of its own: who keeps the tensor from before does not read this op.
@@ -610,6 +620,8 @@ class Recorder:
                 f"{self.where()}: a tensor of shape {tuple(t.shape)} was made by code that PyTorch does not show "
                 "(TorchScript or an extension); map the module to an operator with leaves="
             )
+        if not self._still:
+            self._moving.add(mark.key)
         record = self._parameter_of.get(mark.key)
         if record is None:
             frame: Frame | None = self.frame
@@ -663,9 +675,14 @@ class Recorder:
         weights: dict[str, list[Any]] | None = None,
     ) -> Ref:
         """Write an op down; `outs` are the tensors it made, None for a step between that has none."""
-        record = Record(op, [i if type(i) is tuple else self.ref(i) for i in inputs], attrs, self.frame)
+        refs = [i if type(i) is tuple else self.ref(i) for i in inputs]
+        if self._still and op != "detach":
+            refs = [self._cut(r) for r in refs]
+        record = Record(op, refs, attrs, self.frame)
         if weights:
             record.weights = {r: [t._cnnlive for t in ts] for r, ts in weights.items() if ts}
+            if not self._still:
+                self._moving.update(stored.key for group in record.weights.values() for stored in group)
         self._append(record)
         if outs is None:
             record.shapes.append(None)
@@ -726,7 +743,7 @@ class Recorder:
             rule = self._rule_of[func] = _ops.rule_of(func)
         kind, name, handler = rule
         if kind == _ops.PASS:
-            return func(*args, **kwargs)
+            return self._requires_grad(args[0]) if name == "requires_grad" else func(*args, **kwargs)
         if kind == _ops.ANSWER:
             return handler
         args, kwargs = self._local(args), self._local_kwargs(kwargs) if kwargs else kwargs
@@ -776,6 +793,8 @@ class Recorder:
         inplace = (name[-1] == "_" and (name[:2] != "__")) or (name[:3] == "__i" and name not in _NOT_INPLACE)
         if inplace and args and (mark := getattr(args[0], "_cnnlive", None)) is not None and type(mark) is Stored:
             return out  # a buffer is updated where it lies
+        if not self._apart:
+            self._still = self.training and self._is_still()
         call = _ops.Call(self, name.rstrip("_") if inplace else name, out, inplace)
         if kwargs:
             kwargs = {_FIRST.get(k, k): v for k, v in kwargs.items() if k != "out" or v is not None}
@@ -788,7 +807,68 @@ class Recorder:
                 f"{self.where()}: {name} is called in a way that no operator describes ({error}); map the module to an "
                 "operator with leaves="
             ) from error
+        if self._still:
+            self._detach(call.out)
         return call.out
+
+    def _is_still(self) -> bool:
+        """Whether what runs in training makes no gradients; refuse what changes types or what backward keeps."""
+        torch = self.torch
+        if torch._C._is_any_autocast_enabled() and not self._autocast:
+            raise UnknownOperatorError(
+                f"{self.where()}: autocast is entered inside the forward; take it out, or disable it, and give "
+                "precision='autocast' to the planner"
+            )
+        frame = None if torch.is_grad_enabled() else sys._getframe(2)
+        checkpointed = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        custom = False
+        while frame is not None and not checkpointed:  # forwards of autograd's functions run without gradients too
+            code = frame.f_code
+            checkpointed = code.co_name == "forward" and code.co_filename == torch.utils.checkpoint.__file__
+            custom |= code.co_name == "apply" and code.co_filename == torch.autograd.function.__file__
+            frame = frame.f_back
+        if checkpointed:
+            raise UnknownOperatorError(
+                f"{self.where()}: activation checkpointing (or another hook on saved tensors) decides what backward "
+                "keeps, and is not simulated; turn it off, or import with train=False to plan inference"
+            )
+        return not (custom or torch.is_grad_enabled())
+
+    def _cut(self, ref: Ref) -> Ref:
+        """Cut what runs without gradients off from what it reads."""
+        if ref[0].op in ("input", "detach"):
+            return ref
+        found = self.emit("detach", [ref], {})
+        self.frame.n_own -= 1
+        return found
+
+    def _detach(self, out: Any) -> None:
+        """Cut what ran without gradients off from what reads it."""
+        for t in out if isinstance(out, tuple | list) else (out,):
+            if type(getattr(t, "_cnnlive", None)) is tuple and t.is_floating_point():
+                self.emit("detach", [t], {}, t)
+                self.frame.n_own -= 1  # the module ran one op still
+
+    def idle(self, stored: Stored) -> bool:
+        """Whether a parameter takes no gradient: frozen, or read without gradients alone."""
+        return stored.frozen or (self.training and stored.key not in self._moving)
+
+    def _requires_grad(self, t: Any) -> bool:
+        """Whether a tensor requires a gradient where the module trains, as its forward may ask."""
+        mark = getattr(t, "_cnnlive", None)
+        if type(mark) is Stored:
+            return mark.trainable and not mark.frozen
+        waiting = [mark[0]] if mark is not None and self.training and t.is_floating_point() else []
+        seen: set[int] = set()
+        while waiting:
+            record = waiting.pop()
+            if record.op == "detach" or id(record) in seen:
+                continue
+            seen.add(id(record))
+            if any(s.trainable and not s.frozen for group in record.weights.values() for s in group):
+                return True
+            waiting.extend(r for r, _ in record.inputs)
+        return False
 
     def stored(self, t: Any) -> bool:
         """Whether a tensor is held by the module, and no operand so far."""
@@ -830,11 +910,17 @@ class Recorder:
     def _taken_apart(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that has no rule, and write down what PyTorch's dispatcher runs for it."""
         n = len(self.records)
+        apart = self._apart
+        if not apart:
+            self._still = self.training and self._is_still()
+        self._apart = True
         try:
             with _dispatch_mode(self, name):
                 out = func(*args, **kwargs)
         except NotImplementedError as error:
             raise UnknownOperatorError(f"{self.where()}: {name} does not run without data ({error})") from error
+        finally:
+            self._apart = apart
         for t in self.torch.utils._pytree.tree_leaves(out):
             if isinstance(t, self.torch.Tensor) and getattr(t, "_cnnlive", None) is None and t.is_meta:
                 self._found_again(t, name, n)
@@ -997,7 +1083,11 @@ def _import(
         net = net.module(check_guards=False) if _takes(net.module, "check_guards") else net.module()
     else:
         keep, title = False, type(net).__name__
-    tensors = [*net.parameters(), *net.buffers()]
+    named = [*net.named_parameters(), *net.named_buffers()]
+    lazy = [name for name, t in named if torch.nn.parameter.is_lazy(t)]
+    if lazy:
+        raise ReadError(f"{', '.join(lazy)}: lazy, without a shape so far; call the module once on an input before")
+    tensors = [t for _, t in named]
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
     sizes = {d for t in tensors for d in t.shape}
     inputs = _read_inputs(input_shape, example_inputs, dtype, sizes, keep)
@@ -1017,7 +1107,7 @@ def _import(
             recorder.frame = recorder.root
             mirror = recorder.mirror = _Mirror(root, recorder)
             root = mirror.root
-        with torch.inference_mode(), _modes()[0](recorder):
+        with torch.inference_mode(), torch.set_grad_enabled(recorder.training), _modes()[0](recorder):
             if isinstance(root, torch.fx.GraphModule):
                 outputs = _interpret(root, recorder, inputs)
             else:
@@ -1327,7 +1417,7 @@ def _add(
             tied[role] = first
         for stored in group:
             owner.setdefault(stored.key, name)
-        if role in ("weight", "bias") and all(s.frozen for s in group):
+        if role in ("weight", "bias") and all(recorder.idle(s) for s in group):
             frozen.append(role)
     if "buffer" in tied and record.op.startswith("batch_norm"):
         tied["counter"] = tied["buffer"]

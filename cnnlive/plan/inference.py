@@ -414,7 +414,7 @@ def plan_inference(
                 "allowed with it: the program's order"
             )
         lives = _lives(net, rules, nbytes, read)
-    scratch = frozen(net.index_bytes * sizes.numel[net.out_ptr[:-1]]) if rules.pool_indices else _zeros(net)
+    scratch = _eager_scratch(net, sizes) if rules.pool_indices else _zeros(net)
     timeline = np.empty(net.n_ops, np.int64)
     peak, step = peak_of(lives.order, nbytes, lives.born, lives.dead, scratch, timeline)
     seen = np.full(net.n_tensors, -1, np.int64)
@@ -461,6 +461,14 @@ def _rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | 
             raise GraphError(f"fuse={fuse!r}; allowed: True, False, None")
         rules = replace(rules, fuse=bool(fuse))
     return rules
+
+
+def _eager_scratch(net: Lowered, sizes: Sizes) -> I64:
+    """Bytes that eager ops allocate beside their outputs and drop: indices of pools, statistics of normalisations."""
+    scratch = net.index_bytes * sizes.numel[net.out_ptr[:-1]]
+    for op, first, last, k in net.statistics.tolist():
+        scratch[op] += k * int(sizes.dims[net.in_idx[net.in_ptr[op]], first:last].prod())
+    return frozen(scratch)
 
 
 def _zeros(net: Lowered) -> I64:

@@ -93,7 +93,7 @@ class TrainingPlan(Columns):
     optimizer : Optimizer
     precision, device, loss, zero_grad : str
     micro_batches : int
-    first_step : bool
+    first_step, late_step : bool
         As asked for.
     peak_bytes : int
         Everything alive at once, at the worst instant of the step.
@@ -136,6 +136,7 @@ class TrainingPlan(Columns):
     zero_grad: str
     micro_batches: int
     first_step: bool
+    late_step: bool
     peak_bytes: int
     peak_phase: str
     peak_op: str
@@ -242,7 +243,8 @@ class TrainingPlan(Columns):
             "name": self.name, "batch": self.batch, "optimizer": self.optimizer.name,
             "optimizer_options": dict(self.optimizer.options), "implementation": self.optimizer.implementation,
             "precision": self.precision, "device": self.device, "loss": self.loss, "zero_grad": self.zero_grad,
-            "micro_batches": self.micro_batches, "first_step": self.first_step, "peak_bytes": self.peak_bytes,
+            "micro_batches": self.micro_batches, "first_step": self.first_step, "late_step": self.late_step,
+            "peak_bytes": self.peak_bytes,
             "peak_phase": self.peak_phase, "peak_op": self.peak_op, "peak_record": self.peak_record,
             "composition": dict(self.composition), "parameter_bytes": self.parameter_bytes,
             "buffer_bytes": self.buffer_bytes, "input_bytes": self.input_bytes, "target_bytes": self.target_bytes,
@@ -313,6 +315,7 @@ def plan_training(
     frozen_layers: str | Sequence[str] = (),
     input_gradients: bool = False,
     first_step: bool = False,
+    late_step: bool = False,
     host_scalars: bool = False,
     allocator: str | CudaAllocator | None = None,
     **optimizer_options: Any,
@@ -362,6 +365,8 @@ def plan_training(
         The network's inputs take gradients.
     first_step : bool
         The first step, in which the optimizer creates its state, in place of a later one.
+    late_step : bool
+        A step after RAdam has begun to rectify (its sixth or later); other optimizers: no difference.
     host_scalars : bool
         Count the few bytes that real runs hold on the host besides: numbers wrapped as tensors (8 bytes each), and
         the gradient of the loss, which ``loss.backward()`` holds while it runs.
@@ -413,7 +418,9 @@ def plan_training(
     accumulates = micro_batches > 1 or not set_to_none
     run = _run(net, tape, batch, accumulates and not first_step)
     answer = run.answer.tolist()
-    step = _optimizer_step(tape, rule, device, first_step)
+    if first_step and late_step:
+        raise GraphError("first_step and late_step exclude each other")
+    step = _optimizer_step(tape, rule, device, first_step, late_step)
     constructed = state_from_construction(rule)
     state = 0 if first_step and not constructed else step.state_bytes
     parameters, buffers, gradients = tape.parameter_bytes, tape.buffer_bytes, tape.gradient_bytes
@@ -444,7 +451,8 @@ def plan_training(
         )
     return TrainingPlan(
         net.name, batch, rule, precision, device, loss, zero_grad, micro_batches, first_step,
-        peaks[phase], PHASES[phase], ("optimizer.step" if phase == 2 else "loss" if op < 0 else net.op_names[op]), name,
+        late_step, peaks[phase], PHASES[phase],
+        ("optimizer.step" if phase == 2 else "loss" if op < 0 else net.op_names[op]), name,
         composition, parameters, buffers, inputs, targets, step.state_bytes, gradients,
         int(run.nbytes[tape.saved_stores].sum()), answer[2], *peaks, allocated, reserved, fits, net, tape, run,
         (static + before, static + there),
@@ -524,13 +532,13 @@ def _run(net: Lowered, tape: Tape, batch: int, accumulates: bool) -> _Run:
     return _Run(spec, refs, nbytes, kind, owner, events, forward, backward, answer)
 
 
-def _optimizer_step(tape: Tape, rule: Optimizer, device: str, first: bool) -> _Step:
-    key = ("step", rule, device, first)
+def _optimizer_step(tape: Tape, rule: Optimizer, device: str, first: bool, late: bool = False) -> _Step:
+    key = ("step", rule, device, first, late)
     found: _Step | None = tape._cache.get(key)
     if found is None:
         trained = [f for f in tape.leaves if f.trainable and f.name != "input"]
         shapes, items = [f.shape for f in trained], [f.itemsize for f in trained]
-        trace = step_trace(rule, shapes, items, device=device, first=first)
+        trace = step_trace(rule, shapes, items, device=device, first=first, late=late)
         change = np.where(trace.events > 0, 1, -1) * trace.nbytes[np.abs(trace.events) - 1]
         peak = int(np.cumsum(change).max(initial=0))
         state = state_blocks(rule, shapes, items, device=device)

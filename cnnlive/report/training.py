@@ -32,6 +32,8 @@ def _header(plan: TrainingPlan, batch: bool = True) -> Text:
         parts.append(f"{plan.micro_batches} micro-batches")
     if plan.first_step:
         parts.append("first step")
+    if plan.late_step:
+        parts.append("late step")
     return Text.assemble((plan.name or "network", "bold"), "  ", " · ".join(parts))
 
 
