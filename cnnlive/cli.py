@@ -204,7 +204,7 @@ def _training_options() -> list[Callable[[F], F]]:
             "--implementation", metavar="single|foreach|fused",
             help="Of the optimizer.  [default: foreach on cuda, single on cpu]",
         ),
-        click.option("--precision", default="float32", show_default=True, metavar="TYPE", help=_PRECISION_HELP),
+        click.option("--precision", show_default="as built", metavar="TYPE", help=_PRECISION_HELP),
         click.option(
             "--device", default="cuda", show_default=True, metavar="cuda|cpu",
             help="Whose kernels and defaults; none is needed.",

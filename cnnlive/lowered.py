@@ -395,8 +395,8 @@ def _checked_sizes(rank: I64, dims: I64, numel: I64, batch: int) -> Sizes:
     return Sizes(_column(rank), _column(dims, (len(rank), 6)), _column(numel))
 
 
-def check_batch(batch: object) -> int:
-    """Return the batch as an integer.
+def check_batch(batch: object, name: str = "batch") -> int:
+    """Return the batch as an integer; `name` is what an error calls it.
 
     Raises
     ------
@@ -404,7 +404,7 @@ def check_batch(batch: object) -> int:
         If it is not an integer >= 1.
     """
     if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch < _LIMIT:
-        raise ShapeError(f"batch={batch!r}; allowed: an integer >= 1, below 2**62")
+        raise ShapeError(f"{name}={batch!r}; allowed: an integer >= 1, below 2**62")
     return int(batch)
 
 

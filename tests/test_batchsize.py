@@ -245,3 +245,9 @@ def test_sizes_beyond_all_bounds_do_not_fit():
     net = lower(zoo.load("resnet18"))
     assert largest_batch(net, budget=2**62 - 1, at_most=1 << 16) == 1 << 16
     assert 0 < largest_batch(net, budget=2**62 - 1, at_most=(1 << 62) - 1) < 1 << 62
+
+
+def test_an_error_names_the_argument_that_it_is_about():
+    for name in ("multiple_of", "at_most"):
+        with pytest.raises(ShapeError, match=rf"^{name}=0; allowed"):
+            largest_batch(zoo.load("alexnet"), budget="1GiB", **{name: 0})

@@ -403,6 +403,29 @@ def test_a_first_step_makes_the_state_in_the_optimizer():
         assert first.optimizer_peak >= later.optimizer_peak - (state if optimizer == "sgdm" else 0)
 
 
+def test_a_net_is_planned_in_the_type_it_was_built_with():
+    def net(dtype):
+        g = Graph()
+        return g, g.linear(g.relu(g.conv2d(g.input((2, 3, 8, 8), dtype=dtype), 4, 3)), 5)
+
+    (half, _), (full, _) = net("bfloat16"), net("float32")
+    plan = plan_training(half, loss="mse")
+    assert plan.precision == "bfloat16"
+    assert plan.peak_bytes == plan_training(full, loss="mse", precision="bfloat16").peak_bytes
+    assert plan_training(full, loss="mse").precision == "float32"
+
+
+def test_a_mean_and_variance_of_a_kernel_have_two_gradients_to_join():
+    g = Graph()
+    weight = g.parameter((4, 3, 3, 3), name="weight")
+    var, mean = g.op("var_mean", weight, dim=(1, 2, 3), keepdim=True)
+    standard = g.div(g.sub(weight, mean), g.sqrt(var))
+    x = g.op("conv2d", g.input((2, 3, 8, 8)), standard, out_channels=4, kernel_size=3, bias=False)
+    g.linear(g.mean(x, (2, 3)), 5)
+    plan = plan_training(g, batch=2)
+    assert plan.peak_bytes == plan.timeline.max() == sum(plan.composition.values())
+
+
 def test_radam_takes_more_once_it_rectifies():
     net = lower(zoo.load("vgg16"))
     early, late = (plan_training(net, optimizer="radam", device="cpu", late_step=late) for late in (False, True))

@@ -114,6 +114,8 @@ def train_step(
     after each node, sums to the input's shape while its inputs are held), input_buffer.cpp (accumulation in
     place into what nobody else holds) and functions/accumulate_grad.h (the first gradient is stolen).
     """
+    # Making and freeing a storage is written out wherever it happens: a call that passes arrays costs more than that
+    # (half the time of the caching allocator's kernel, where it was measured).
     n = store_spec.shape[0]
     n_records = alloc_ptr.shape[0] - 1
     for s in range(n):

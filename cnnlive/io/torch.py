@@ -253,8 +253,9 @@ class Stored:
 class _Mirror:
     """A copy of a module tree on the device meta; what is shared stays shared, nothing writable is."""
 
-    def __init__(self, root: Any, recorder: Recorder | None = None) -> None:
+    def __init__(self, root: Any, recorder: Recorder | None = None, runs: bool = True) -> None:
         torch = _torch()
+        self._runs = runs  # and is not exported first
         self._tensor, self._parameter, self._module = torch.Tensor, torch.nn.Parameter, torch.nn.Module
         self._torch = torch
         self.recorder = recorder
@@ -283,7 +284,8 @@ class _Mirror:
         mark = self._stored.get(key)
         copy = self._torch.empty_strided(tuple(t.shape), t.stride(), dtype=t.dtype, device="meta")
         if is_parameter:
-            copy = self._parameter(copy, requires_grad=False)  # gradients are off inside blocks without them alone
+            # Nothing is kept for a backward that never comes, even where gradients are on.
+            copy = self._parameter(copy, requires_grad=t.requires_grad and not self._runs)
         if mark is None:
             mark = self._stored[key] = Stored(
                 name, tuple(t.shape), dtype_name(t.dtype), is_parameter, is_parameter and not t.requires_grad
@@ -824,14 +826,11 @@ class Recorder:
         custom = False
         while frame is not None and not checkpointed:  # forwards of autograd's functions run without gradients too
             code = frame.f_code
-            checkpointed = code.co_name == "forward" and code.co_filename == torch.utils.checkpoint.__file__
+            checkpointed = _is_checkpoint(code)
             custom |= code.co_name == "apply" and code.co_filename == torch.autograd.function.__file__
             frame = frame.f_back
         if checkpointed:
-            raise UnknownOperatorError(
-                f"{self.where()}: activation checkpointing (or another hook on saved tensors) decides what backward "
-                "keeps, and is not simulated; turn it off, or import with train=False to plan inference"
-            )
+            raise UnknownOperatorError(f"{self.where()}: {_CHECKPOINTED}")
         return not (custom or torch.is_grad_enabled())
 
     def _cut(self, ref: Ref) -> Ref:
@@ -931,6 +930,16 @@ class Recorder:
         raise UnknownOperatorError(
             f"{self.where()}: {name} has no operator; map the module to one with leaves={{...}}, or register one"
         )
+
+
+_CHECKPOINTED: Final = (
+    "activation checkpointing (or another hook on saved tensors) decides what backward keeps, and is not simulated; "
+    "turn it off, or import with train=False to plan inference"
+)
+
+
+def _is_checkpoint(code: types.CodeType) -> bool:
+    return code.co_filename.replace("\\", "/").endswith("/torch/utils/checkpoint.py")
 
 
 _NOT_INPLACE: Final = ("__iter__", "__invert__", "__int__", "__index__")
@@ -1092,7 +1101,7 @@ def _import(
     sizes = {d for t in tensors for d in t.shape}
     inputs = _read_inputs(input_shape, example_inputs, dtype, sizes, keep)
     recorder = Recorder(leaves, inputs)
-    mirror = recorder.mirror = _Mirror(net, recorder)
+    mirror = recorder.mirror = _Mirror(net, recorder, runs=method != "export" or module is None)
     root = mirror.root
     if module is not None:
         if train is not None:
@@ -1117,6 +1126,11 @@ def _import(
     except Exception as error:
         at = recorder.failed or recorder.root
         where = f"{at.path or 'the module'} ({at.kind or title})"
+        trace = error.__traceback__
+        while recorder.training and trace is not None:
+            if _is_checkpoint(trace.tb_frame.f_code):
+                raise UnknownOperatorError(f"{where}: {_CHECKPOINTED}") from error
+            trace = trace.tb_next
         raise ReadError(f"{where}: the forward fails: {type(error).__name__}: {error}") from error
     outs = []
     for t in torch.utils._pytree.tree_leaves(outputs):

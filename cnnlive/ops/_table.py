@@ -664,7 +664,7 @@ for _name, _kept, _words in (
     ("var_mean", ("input",), "Variance and mean over dimensions, as two outputs."),
 ):
     register(Operator(
-        name=_name, summary=_words, shape=_reduced_twice, saves=_kept, gradient="temporary",
+        name=_name, summary=_words, shape=_reduced_twice, saves=_kept,
         attributes={"dim": _a(REQUIRED, read.integers(), "int or ints"), "keepdim": _KEEP}))  # fmt: skip
 for _name in ("max", "min"):
     register(Operator(

@@ -204,7 +204,7 @@ def largest_batch(
     294
     """
     net = graph if isinstance(graph, Lowered) or callable(options.get("loss")) else lower(graph)
-    step, most = check_batch(multiple_of), check_batch(at_most)
+    step, most = check_batch(multiple_of, "multiple_of"), check_batch(at_most, "at_most")
     room = parse_bytes(budget)
 
     def good(batch: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from cnnlive._kernels.backward import spec_bytes, train_step
-from cnnlive._types import I64, Columns, frozen
+from cnnlive._types import DTYPES, FLOATING, I64, Columns, frozen
 from cnnlive.errors import GraphError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered, check_batch, lower
@@ -303,7 +303,7 @@ def plan_training(
     *,
     batch: int = 1,
     optimizer: str | Optimizer = "adam",
-    precision: str = "float32",
+    precision: str | None = None,
     device: Literal["cpu", "cuda"] = "cuda",
     implementation: str | None = None,
     loss: str | Callable[..., Any] = "cross_entropy",
@@ -338,9 +338,10 @@ def plan_training(
     optimizer : str or Optimizer
         ``"sgd"``, ``"adam"``, ...: see :func:`cnnlive.plan.optimizers.read_optimizer`, which also takes
         `optimizer_options` (``momentum=0.9``, ``weight_decay=1e-4``, ``amsgrad=True``, ...), with PyTorch's names.
-    precision : str
-        ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"float64"``, or ``"autocast"`` (= ``"autocast_float16"``),
-        ``"autocast_bfloat16"``: mixed precision with 32-bit parameters and autocast's cache of cast weights.
+    precision : str, optional
+        Default: the types that the graph was built with. ``"float32"``, ``"float16"``, ``"bfloat16"``,
+        ``"float64"``, or ``"autocast"`` (= ``"autocast_float16"``), ``"autocast_bfloat16"``: mixed precision with
+        32-bit parameters and autocast's cache of cast weights.
     device : {"cuda", "cpu"}
         Whose kernels and defaults: dropout's mask, the optimizer's implementation.
     implementation : {"single", "foreach", "fused"}, optional
@@ -404,7 +405,7 @@ def plan_training(
         graph, loss, aux_weight = _with_loss(graph, loss), "output", 0
     net = graph if isinstance(graph, Lowered) else lower(graph)
     batch = check_batch(batch)
-    precision, base_dtype, autocast = _precision(precision)
+    precision, base_dtype, autocast = _precision(precision, net)
     if device not in DEVICES:
         raise GraphError(f"device={device!r}; allowed: {', '.join(map(repr, DEVICES))}")
     if zero_grad not in ZERO_GRAD:
@@ -459,7 +460,10 @@ def plan_training(
     )  # fmt: skip
 
 
-def _precision(precision: str) -> tuple[str, str | None, str | None]:
+def _precision(precision: str | None, net: Lowered) -> tuple[str, str | None, str | None]:
+    if precision is None:
+        kinds = {DTYPES[code] for code in net.dtypes(None).tolist()} & FLOATING
+        return (kinds.pop() if len(kinds) == 1 else "as built", None, None)
     name = _PRECISION_NAMES.get(precision, precision)
     if name not in PRECISIONS:
         raise GraphError(f"precision={precision!r}; allowed: {', '.join(map(repr, PRECISIONS))}")
