@@ -877,7 +877,10 @@ def _fresh(r: _Recorder, x: _Op) -> list[int]:
     own = r.owned(x)
     alloc = [*([] if shares >= 0 else [r.v_store[v] for v in outs]), *own]
     values = [*x.ins, *x.parameters]
-    follows = AS_GRADIENT if x.entry.alias == "elementwise" and not values[1:] else layout and AS_INPUT
+    # The kernels of these two take the kept tensor first, those of other elementwise ops the gradient.
+    kept_first = x.entry.name in ("relu", "leaky_relu")
+    as_gradient = x.entry.alias == "elementwise" and not values[1:] and not kept_first
+    follows = AS_GRADIENT if as_gradient else layout and AS_INPUT
     rules: list[Rule | None] = [(FRESH, r.v_spec[v], (), follows if i == 0 else 0) for i, v in enumerate(values)]
     further = [r.v_store[v] for v in outs[1:]] if x.entry.indices else []
     r.add(_name(x), values, outs[:1] if x.entry.indices else outs, rules, alloc=alloc,
@@ -1137,7 +1140,7 @@ def _linear(r: _Recorder, x: _Op) -> list[int]:
     source = x.ins[0]
     dtype, grad = r.result_dtype(x), _grad(r, x)
     flat = r.ranks[x.reads[0]] == 2
-    if not flat and r.v_layout[source] != CONTIGUOUS:
+    if not flat and r.v_layout[source] == PERMUTED:
         # What cannot be seen as a matrix is copied.
         copy = r.value(r.v_spec[source], r.v_dtype[source], r.store(r.v_spec[source], len(r.records) + 1),
                        r.v_grad[source])  # fmt: skip
@@ -1171,6 +1174,8 @@ def _instance_norm(r: _Recorder, x: _Op) -> list[int]:
     grad = _grad(r, x)
     out = r.output(x, 0, r.result_dtype(x), grad)
     own = r.owned(x)
+    if x.attrs["track_running_stats"]:
+        own += [r.store(r.spec(t, 0, 2, width)), r.store(r.spec(t, 0, 2, width))]  # repeated as well
     values = [x.ins[0], *repeated]
     r.add("instance_norm", values, [out], [(FRESH, r.v_spec[v], ()) for v in values], alloc=[r.v_store[out], *own],
           saves=[r.v_store[x.ins[0]], *[r.v_store[v] for v in repeated[:1]], *own])  # fmt: skip

@@ -426,6 +426,14 @@ def test_a_mean_and_variance_of_a_kernel_have_two_gradients_to_join():
     assert plan.peak_bytes == plan.timeline.max() == sum(plan.composition.values())
 
 
+def test_the_second_micro_batch_of_a_first_step_finds_gradients_too():
+    net = lower(zoo.load("resnet18"))
+    one, two = (plan_training(net, batch=4, first_step=True, micro_batches=n) for n in (1, 2))
+    later = plan_training(net, batch=4, micro_batches=2)
+    assert two.backward_peak > one.backward_peak
+    assert later.backward_peak - two.backward_peak == later.optimizer_bytes
+
+
 def test_radam_takes_more_once_it_rectifies():
     net = lower(zoo.load("vgg16"))
     early, late = (plan_training(net, optimizer="radam", device="cpu", late_step=late) for late in (False, True))

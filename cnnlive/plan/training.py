@@ -416,8 +416,9 @@ def plan_training(
     still = _frozen_ops(net, frozen_layers)
     tape = _tape(net, device, base_dtype, autocast, loss, aux_weight, autocast_loss, still, input_gradients,
                  host_scalars)  # fmt: skip
-    accumulates = micro_batches > 1 or not set_to_none
-    run = _run(net, tape, batch, accumulates and not first_step)
+    # Gradients are there already: of an earlier micro-batch, or of an earlier step that did not let them go.
+    accumulates = micro_batches > 1 or (not set_to_none and not first_step)
+    run = _run(net, tape, batch, accumulates)
     answer = run.answer.tolist()
     if first_step and late_step:
         raise GraphError("first_step and late_step exclude each other")
@@ -428,7 +429,7 @@ def plan_training(
     inputs = int(run.spec_nbytes[tape.inputs].sum())
     targets = int(run.spec_nbytes[tape.targets].sum())
     static = parameters + buffers + inputs + targets + state
-    there = gradients if accumulates and not first_step else 0
+    there = gradients if accumulates else 0
     before = there or (gradients if zero_grad == "before_backward" and not first_step else 0)
     held = answer[16] + answer[17]
     peaks = (answer[3] + static + before, answer[9] + static + there, static + gradients + held + step.peak)
