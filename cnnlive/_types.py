@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cnnlive.errors import DTypeError
 
@@ -23,6 +24,8 @@ __all__ = [
     "Attrs",
     "Columns",
     "Shape",
+    "column",
+    "csr",
     "dtype_name",
     "frozen",
     "promote",
@@ -100,6 +103,17 @@ def frozen(array: I64) -> I64:
     """Return the array, read-only: a kernel is compiled for one kind of each argument."""
     array.setflags(write=False)
     return array
+
+
+def column(values: ArrayLike, shape: tuple[int, ...] | None = None) -> I64:
+    """Return a C-contiguous, read-only int64 array: the one form that kernels are compiled for."""
+    array: I64 = np.ascontiguousarray(values, dtype=np.int64)
+    return frozen(array if shape is None else array.reshape(shape))
+
+
+def csr(rows: Sequence[Sequence[int]]) -> tuple[I64, I64]:
+    """Return lists of integers end to end, as where each begins and ends, and their entries."""
+    return column([0, *accumulate(map(len, rows))]), column([x for row in rows for x in row])
 
 
 class Columns:

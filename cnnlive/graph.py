@@ -29,6 +29,7 @@ __all__ = ["FORMAT", "Graph", "OwnedWeight", "Tensor"]
 FORMAT: Final = "cnnlive-graph-1"
 _MAX_ELEMENTS: Final = 2**62
 _BESIDES: Final = ("op", "scope", "tied", "frozen", "until")  # what a node carries beside the operator's parameters
+_CALL: Final = re.compile(r"@[0-9]+(?=\.|$)")  # the number of a repeated call
 _TRAINED: Final = ("weight", "bias")
 
 
@@ -77,6 +78,12 @@ class OwnedWeight(NamedTuple):
 def tensor_name(node: str, output: int) -> str:
     """Name of an output: the node's name for the first, ``name:k`` for the others."""
     return node if output == 0 else f"{node}:{output}"
+
+
+def named_by(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the ops that a name, module path or :mod:`fnmatch` pattern names; it may leave out their ``@1``."""
+    matches = re.compile(f"{fnmatch.translate(pattern)}|{fnmatch.translate(f'{pattern}.*')}").match
+    return [name for name in names if matches(name) or matches(_CALL.sub("", name))]
 
 
 class Graph(Builder):
@@ -505,12 +512,10 @@ class Graph(Builder):
         for owned in self.weights():
             if owned.weight.role in _TRAINED:
                 roles.setdefault(owned.op, set()).add(owned.weight.role)
-        plain = {name: re.sub(r"@[0-9]+(?=\.|$)", "", name) for name in roles}
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise GraphError(f"freeze takes names and patterns, not {pattern!r}")
-            matches = re.compile(f"{fnmatch.translate(pattern)}|{fnmatch.translate(f'{pattern}.*')}").match
-            hits = [name for name, short in plain.items() if matches(name) or matches(short)]
+            hits = named_by(pattern, roles)
             if not hits:
                 known = dict.fromkeys([*roles, *(name.rpartition(".")[0] for name in roles)])
                 raise GraphError(f"freeze: {pattern!r} matches no op that has weights{close_names(pattern, known)}")

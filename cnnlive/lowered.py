@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from cnnlive._kernels.counts import count
 from cnnlive._kernels.shapes import propagate
-from cnnlive._types import DTYPE_CODE, I64, IS_FLOATING, ITEMSIZES, Columns, frozen
+from cnnlive._types import DTYPE_CODE, I64, IS_FLOATING, ITEMSIZES, Columns, column, csr, frozen
 from cnnlive.errors import GraphError, LoweringError, ShapeError
 from cnnlive.graph import Graph, tensor_name
 from cnnlive.ops import operator, weight_columns
@@ -29,14 +29,6 @@ _OWNS_ALL: Final = (1, 1, 1, 1)
 
 # What an op's outputs have to do with the bytes of its inputs.
 WRITES, VIEW, OVERWRITES, MAY_OVERWRITE, MAY_OVERWRITE_EITHER = range(5)
-
-
-def _column(values: ArrayLike, shape: tuple[int, ...] | None = None) -> I64:
-    """Return a C-contiguous, read-only int64 array: the one form that kernels are compiled for."""
-    column: I64 = np.ascontiguousarray(values, dtype=np.int64)
-    if shape is not None:
-        column = column.reshape(shape)
-    return frozen(column)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,8 +266,8 @@ class Lowered(Columns):
 
     def _keep(self, key: Any, values: ArrayLike) -> I64:
         """Put an array into the cache, as a column."""
-        column = self._cache[key] = _column(values)
-        return column
+        kept = self._cache[key] = column(values)
+        return kept
 
     def frames(self) -> I64:
         """Return through which op eager Python holds each tensor: (n_tensors,) int64, ops in program order.
@@ -320,7 +312,7 @@ class Lowered(Columns):
             ptr[1:] += np.cumsum(np.bincount(until[held], minlength=self.n_ops))
             reads = self.reads.copy()
             reads[held] += 1
-            found = self._cache["held_reads"] = (_column(ptr), _column(idx), _column(reads))
+            found = self._cache["held_reads"] = (column(ptr), column(idx), column(reads))
         return found
 
     def fused(self) -> Lowered:
@@ -392,7 +384,7 @@ def _checked_sizes(rank: I64, dims: I64, numel: I64, batch: int) -> Sizes:
     total = float(numel.astype(np.float64).sum()) * int(ITEMSIZES.max())
     if total >= _LIMIT:
         raise ShapeError(f"all tensors together at batch {batch} can take {total:.3g} bytes; allowed: below 2**62")
-    return Sizes(_column(rank), _column(dims, (len(rank), 6)), _column(numel))
+    return Sizes(column(rank), column(dims, (len(rank), 6)), column(numel))
 
 
 def check_batch(batch: object, name: str = "batch") -> int:
@@ -406,12 +398,6 @@ def check_batch(batch: object, name: str = "batch") -> int:
     if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch < _LIMIT:
         raise ShapeError(f"{name}={batch!r}; allowed: an integer >= 1, below 2**62")
     return int(batch)
-
-
-def _csr(rows: Sequence[Sequence[int]]) -> tuple[I64, I64]:
-    ptr = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(r) for r in rows], out=ptr[1:])
-    return _column(ptr), _column([x for r in rows for x in r])
 
 
 def lower(graph: Graph | Lowered) -> Lowered:
@@ -545,7 +531,7 @@ def _lower(graph: Graph) -> Lowered:
     np.cumsum(in_count, out=in_ptr[1:])
     out_ptr = np.zeros(n_ops + 1, np.int64)
     np.cumsum(out_count, out=out_ptr[1:])
-    in_idx = _column([t for row in inputs for t in row])
+    in_idx = column([t for row in inputs for t in row])
     outputs = [first[t.node] + t.output for t in graph.outputs]
     order: Sequence[int] = range(n_ops)
     if multigraph.graph["parameter_order"]:
@@ -557,23 +543,23 @@ def _lower(graph: Graph) -> Lowered:
     number = {name: op for op, name in enumerate(names)} if ties or holds else {}
     tied_columns = [(op, role, number[other]) for op, role, other in ties]
     before = _overwritten_readers(names, kinds, alias, inputs, first, out_count, kind, is_output)
-    before_ptr, before_idx = _csr(before)
+    before_ptr, before_idx = csr(before)
     batch = next((shapes[n][0][0] for n, k in zip(names, kinds, strict=True) if k == "input"), 1)
     # The graph knows its own shapes; the kernel is asked for those at other batches, and need not be loaded before.
     all_dims = np.array(dims, np.int64)
-    sizes = _checked_sizes(_column(rank), all_dims, all_dims.prod(axis=1), batch)
+    sizes = _checked_sizes(column(rank), all_dims, all_dims.prod(axis=1), batch)
     lowered = Lowered(
         name=graph.name, op_names=names, op_kinds=tuple(kinds), op_scopes=tuple(scopes),
-        op_attrs=tuple(attrs), parameter_order=_column(order),
-        holds=_column([(t, number[last]) for t, last in holds], (len(holds), 2)),
-        in_ptr=_column(in_ptr), in_idx=in_idx, out_ptr=_column(out_ptr),
-        producer=_column(producer), reads=_column(np.bincount(in_idx, minlength=n_tensors)), kind=_column(kind),
-        is_output=_column(is_output), outputs=_column(outputs), dtype=_column(dtype), rule=_column(rule),
-        attr_ptr=_column(attr_ptr), attr=_column(attr),
-        macs_rule=_column(macs_rule), weight_rule=_column(weight_rule), owner=_column(owner),
-        tied=_column(tied_columns, (len(ties), 3)), frozen=_frozen(n_ops, untrained, tied_columns),
-        alias=_column(alias), fold=_column(fold), statistics=_column(statistics, (len(statistics), 4)),
-        index_bytes=_column(index_bytes), before_ptr=before_ptr,
+        op_attrs=tuple(attrs), parameter_order=column(order),
+        holds=column([(t, number[last]) for t, last in holds], (len(holds), 2)),
+        in_ptr=column(in_ptr), in_idx=in_idx, out_ptr=column(out_ptr),
+        producer=column(producer), reads=column(np.bincount(in_idx, minlength=n_tensors)), kind=column(kind),
+        is_output=column(is_output), outputs=column(outputs), dtype=column(dtype), rule=column(rule),
+        attr_ptr=column(attr_ptr), attr=column(attr),
+        macs_rule=column(macs_rule), weight_rule=column(weight_rule), owner=column(owner),
+        tied=column(tied_columns, (len(ties), 3)), frozen=_frozen(n_ops, untrained, tied_columns),
+        alias=column(alias), fold=column(fold), statistics=column(statistics, (len(statistics), 4)),
+        index_bytes=column(index_bytes), before_ptr=before_ptr,
         before_idx=before_idx, batch=batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(lowered)
@@ -596,7 +582,7 @@ def _frozen(n_ops: int, untrained: Sequence[tuple[int, int]], tied: Sequence[tup
             marks[root(place)] = 1
         for place in holder:
             marks[place] = marks[root(place)]
-    return _column(marks)
+    return column(marks)
 
 
 _GROUPS: Final = ("layer_norm", "group_norm")
@@ -615,7 +601,7 @@ def _groups(kind: str, shape: Shape, attrs: Attrs) -> tuple[int, int, int]:
 
 
 _ONES: Final = tuple((1,) * (6 - rank) for rank in range(7))
-_NOT_COUNTED: Final = _column([], (0, 5))
+_NOT_COUNTED: Final = column([], (0, 5))
 
 
 def _counted(lowered: Lowered) -> Lowered:
@@ -764,28 +750,28 @@ def _fuse(net: Lowered) -> Lowered:
     ]
     holds = [(new_tensor[renamed[t]], new_op[base_of[u]]) for t, u in net.holds.tolist() if not inner[t]]
     attr = [net.attr[net.attr_ptr[i] : net.attr_ptr[i + 1]].tolist() for i in kept_ops]
-    in_csr, attr_csr, before_csr = _csr(new_in), _csr(attr), _csr(new_before)
-    sizes = Sizes(*(_column(a[kept_tensors]) for a in (net.sizes.rank, net.sizes.dims, net.sizes.numel)))
+    in_csr, attr_csr, before_csr = csr(new_in), csr(attr), csr(new_before)
+    sizes = Sizes(*(column(a[kept_tensors]) for a in (net.sizes.rank, net.sizes.dims, net.sizes.numel)))
     fused = Lowered(
         name=net.name, op_names=tuple(names[i] for i in kept_ops), op_kinds=tuple(net.op_kinds[i] for i in kept_ops),
         op_scopes=tuple(net.op_scopes[i] for i in kept_ops), op_attrs=tuple(net.op_attrs[i] for i in kept_ops),
-        parameter_order=_column(new_op[net.parameter_order[~dropped[net.parameter_order]]]),
-        holds=_column(holds, (len(holds), 2)), in_ptr=in_csr[0], in_idx=in_csr[1],
-        out_ptr=_column(new_out),
-        producer=_column(new_op[net.producer[kept_tensors]]),
-        reads=_column(np.bincount(in_csr[1], minlength=len(kept_tensors))), kind=_column(net.kind[kept_tensors]),
-        is_output=_column(out_of[kept_tensors]),
-        outputs=_column(new_tensor[renamed[net.outputs]]), dtype=_column(dtype[kept_tensors]),
-        rule=_column(net.rule[kept_ops]),
-        attr_ptr=attr_csr[0], attr=attr_csr[1], macs_rule=_column(net.macs_rule[kept_ops]),
-        weight_rule=_column(weight_rule[kept_ops]), owner=_column(owner[kept_ops]),
-        tied=_column([(new_op[op], role, new_op[holder]) for op, role, holder in ties], (len(ties), 3)),
-        frozen=_column(net.frozen[kept_ops]),
-        alias=_column(net.alias[kept_ops]),
-        fold=_column(net.fold[kept_ops]), statistics=_column(
+        parameter_order=column(new_op[net.parameter_order[~dropped[net.parameter_order]]]),
+        holds=column(holds, (len(holds), 2)), in_ptr=in_csr[0], in_idx=in_csr[1],
+        out_ptr=column(new_out),
+        producer=column(new_op[net.producer[kept_tensors]]),
+        reads=column(np.bincount(in_csr[1], minlength=len(kept_tensors))), kind=column(net.kind[kept_tensors]),
+        is_output=column(out_of[kept_tensors]),
+        outputs=column(new_tensor[renamed[net.outputs]]), dtype=column(dtype[kept_tensors]),
+        rule=column(net.rule[kept_ops]),
+        attr_ptr=attr_csr[0], attr=attr_csr[1], macs_rule=column(net.macs_rule[kept_ops]),
+        weight_rule=column(weight_rule[kept_ops]), owner=column(owner[kept_ops]),
+        tied=column([(new_op[op], role, new_op[holder]) for op, role, holder in ties], (len(ties), 3)),
+        frozen=column(net.frozen[kept_ops]),
+        alias=column(net.alias[kept_ops]),
+        fold=column(net.fold[kept_ops]), statistics=column(
             [(new_op[op], *row) for op, *row in net.statistics.tolist()], (len(net.statistics), 4)
         ),
-        index_bytes=_column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
+        index_bytes=column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
         before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(fused)

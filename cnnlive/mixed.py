@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cnnlive._types import FLOATING, ITEMSIZE, dtype_name
+from cnnlive._types import FLOATING, dtype_name
 from cnnlive.errors import DTypeError, GraphError
 from cnnlive.graph import Graph, Tensor
 from cnnlive.ops import Operator, operator, weights_of
@@ -79,7 +79,7 @@ class _Caster:
         source, copy = self.source, self.copy
         held: list[tuple[str, int, str]] = []
         for name, data in source._nx.nodes(data=True):
-            values = {k: v for k, v in data.items() if k not in ("op", "scope", "tied", "frozen", "until")}
+            values = source.attributes(name)
             held += [(name, output, last) for output, last in data.get("until", {}).items()]
             scope, tied, frozen = data.get("scope", ""), data.get("tied"), data.get("frozen", ())
             ins = [Tensor(copy, u, o) for u, o in source._sources(name)]
@@ -94,10 +94,7 @@ class _Caster:
                 tied = None if tied is None else {r: h for r, h in tied.items() if r not in _ROLES} or None
                 frozen = ()
             if entry.autocast:
-                wide = [t.dtype for t in ins if t.dtype in FLOATING]
-                target = {"low": self.low, "float32": "float32"}.get(entry.autocast) or max(
-                    wide, key=ITEMSIZE.__getitem__, default="float32"
-                )
+                target = entry.autocast_type(self.low, [t.dtype for t in ins])
                 ins = [self.cast(name, t, target, scope) for t in reversed(ins)][::-1]
             copy._add(name, data["op"], ins, self.attributes(entry, values, len(ins)), scope, tied, frozen)
         for name, output, until in held:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE, Columns, frozen
+from cnnlive._types import DTYPES, FLOATING, I64, ITEMSIZE, Columns, column, csr, frozen
 from cnnlive.errors import AttributeValueError, GraphError
 from cnnlive.lowered import Lowered, last_readers
 from cnnlive.ops import Operator, operator, weights_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Leaf", "Tape", "record"]
 
 # Codes of the derivative, see cnnlive._kernels.backward.train_step.
-TEMPORARY, FRESH, SAME, VIEW, NARROW, RESHAPE, SPREAD, PERMUTE, ZEROS, FREE, FREE_ONE = range(11)
+TEMPORARY, FRESH, SAME, VIEW, NARROW, RESHAPE, SPREAD, PERMUTE, ZEROS, FREE = range(10)
 LOSSES: Final = ("cross_entropy", "mse", "bce", "bce_with_logits", "l1", "smooth_l1", "output")
 
 
@@ -451,13 +451,13 @@ class _Recorder:
                 return leaf.value
         return None
 
-    def weights(self, op: int, entry: Operator, attrs: Attrs) -> tuple[list[int], list[int]]:
-        """Return the values of an op's parameters, and of its buffers."""
+    def weights(self, op: int, entry: Operator, attrs: Attrs) -> list[int]:
+        """Return the values of an op's parameters, and of a constant that is an operand."""
         if entry.weights == "none":
-            return [], []
+            return []
         shapes = [tuple(self.dims[t][: self.ranks[t]]) for t in self.in_idx[self.in_ptr[op] : self.in_ptr[op + 1]]]
         still = self.frozen[op]
-        parameters, buffers = [], []
+        parameters = []
         for w in weights_of(entry, shapes, attrs):
             role = _ROLES.index(w.role)
             if role < 2:
@@ -467,8 +467,8 @@ class _Recorder:
                 self.buffer_bytes.append((op, math.prod(w.shape) * ITEMSIZE[w.dtype or self.weight_dtypes[op]]))
             # Running statistics and counters take no part in backward; a constant may be an operand.
             if entry.name == "parameter":
-                buffers.append(self.weight(op, w.role, w.name, w.shape, False))
-        return parameters, buffers
+                parameters.append(self.weight(op, w.role, w.name, w.shape, False))
+        return parameters
 
     # -------------------------------------------------------------- types
 
@@ -517,12 +517,11 @@ class _Recorder:
             self.inputs.append(spec)
             self.of_tensor[tensor] = value
         elif kind == "parameter":
-            parameters, buffers = self.weights(op, entry, attrs)
-            self.of_tensor[written[0]] = (parameters + buffers)[0]
+            self.of_tensor[written[0]] = self.weights(op, entry, attrs)[0]
         else:
             ins = [self.of_tensor[t] for t in reads]
-            parameters, buffers = self.weights(op, entry, attrs)
-            outs = self.derive(op, entry, attrs, reads, written, ins, parameters, buffers)
+            parameters = self.weights(op, entry, attrs)
+            outs = self.derive(op, entry, attrs, reads, written, ins, parameters)
             for t, v in zip(written, outs, strict=True):
                 self.of_tensor[t] = v
                 s = self.v_store[v]
@@ -543,7 +542,6 @@ class _Recorder:
         written: Sequence[int],
         ins: list[int],
         parameters: list[int],
-        buffers: list[int],
     ) -> list[int]:
         """Record an op by its `gradient` rule and return the values of its outputs."""
         # A resize by areas is a pool.
@@ -555,18 +553,11 @@ class _Recorder:
                 f"{self.net.op_names[op]} ({entry.name}): gradient={entry.gradient!r}; allowed: "
                 f"{', '.join(map(repr, _RULES))}"
             )
-        return rule(self, _Op(op, entry, attrs, reads, written, ins, parameters, buffers))
+        return rule(self, _Op(op, entry, attrs, reads, written, ins, parameters))
 
     def autocasts(self, entry: Operator, ins: list[int], parameters: list[int]) -> tuple[list[int], list[int]]:
         """Cast what an op reads as autocast does."""
-        kinds = [self.v_dtype[v] for v in ins]
-        if entry.autocast == "low":
-            target = str(self.autocast)
-        elif entry.autocast == "float32":
-            target = "float32"
-        else:
-            floating = [k for k in kinds if k in FLOATING]
-            target = max(floating, key=lambda k: ITEMSIZE[k]) if floating else "float32"
+        target = entry.autocast_type(str(self.autocast), [self.v_dtype[v] for v in ins])
         first = len(self.s_spec)
         # The compilers that PyTorch is built with evaluate arguments from right to left.
         made = [self.cast(v, target) for v in reversed([*ins, *parameters])][::-1]
@@ -773,11 +764,11 @@ class _Recorder:
                 if v in self.v_leaf:
                     uses[v] += 1
         kept = sorted({s for row in self.saved for s in row} - self.numbers)
-        alloc_ptr, alloc_idx = _csr(self.alloc)
-        drop_ptr, drop_idx = _csr(drops)
-        saved_ptr, saved_idx = _csr(saved)
-        edge_ptr, edge_value = _csr(self.edges)
-        out_ptr, out_value = _csr(self.outs)
+        alloc_ptr, alloc_idx = csr(self.alloc)
+        drop_ptr, drop_idx = csr(drops)
+        saved_ptr, saved_idx = csr(saved)
+        edge_ptr, edge_value = csr(self.edges)
+        out_ptr, out_value = csr(self.outs)
         code_ptr = frozen(np.array([0, *accumulate(map(len, self.codes))], np.int64))
         code = [c for row in self.codes for c in row]
         rank = np.argsort(self.net.parameter_order, kind="stable").tolist()
@@ -795,14 +786,14 @@ class _Recorder:
         return Tape(
             records=tuple(self.records), leaves=leaves, root=self.root, root_held=int(self.host_scalars),
             n_loss=n - self.n_forward if self.n_forward else 0,
-            spec=_column(self.rows, (len(self.rows), 5)), store_spec=_column(self.s_spec),
-            store_refs=_column(refs), store_tensor=_column(self.s_tensor),
+            spec=column(self.rows, (len(self.rows), 5)), store_spec=column(self.s_spec),
+            store_refs=column(refs), store_tensor=column(self.s_tensor),
             alloc_ptr=alloc_ptr, alloc_idx=alloc_idx, drop_ptr=drop_ptr, drop_idx=drop_idx, saved_ptr=saved_ptr,
-            saved_idx=saved_idx, edge_ptr=edge_ptr, edge_value=edge_value, edge_spec=_csr(self.edge_spec)[1],
-            edge_copies=_csr(self.edge_copies)[1], out_ptr=out_ptr, out_value=out_value, code_ptr=code_ptr,
-            code=_column(code, (len(code), 4)), value_spec=_column(self.v_spec), leaf_uses=_column(uses),
-            inputs=_column(self.inputs), targets=_column(self.targets), saved_stores=_column(kept),
-            resident=_column(parameters + buffers), parameter_bytes=sum(parameters),
+            saved_idx=saved_idx, edge_ptr=edge_ptr, edge_value=edge_value, edge_spec=csr(self.edge_spec)[1],
+            edge_copies=csr(self.edge_copies)[1], out_ptr=out_ptr, out_value=out_value, code_ptr=code_ptr,
+            code=column(code, (len(code), 4)), value_spec=column(self.v_spec), leaf_uses=column(uses),
+            inputs=column(self.inputs), targets=column(self.targets), saved_stores=column(kept),
+            resident=column(parameters + buffers), parameter_bytes=sum(parameters),
             buffer_bytes=sum(buffers),
             gradient_bytes=sum(f.nbytes for f in leaves if f.trainable),
         )  # fmt: skip
@@ -829,15 +820,6 @@ _LOSS_OPS: Final = {
 }
 
 
-def _column(values: Any, shape: tuple[int, ...] | None = None) -> I64:
-    column = np.array(values, np.int64)
-    return frozen(column if shape is None else column.reshape(shape))
-
-
-def _csr(rows: Sequence[Sequence[int]]) -> tuple[I64, I64]:
-    return _column([0, *accumulate(map(len, rows))]), _column([x for row in rows for x in row])
-
-
 @dataclass(slots=True)
 class _Op:
     """One op of the graph, as its rule sees it."""
@@ -849,7 +831,6 @@ class _Op:
     written: Sequence[int]
     ins: list[int]
     parameters: list[int]
-    buffers: list[int]
 
 
 def _name(x: _Op) -> str:

@@ -43,3 +43,14 @@ def _one_specialisation_per_kernel():
         # A kernel that calls another with a literal compiles that literal too; its type is the same.
         signatures = {tuple(map(unliteral, s)) for s in getattr(kernel, "signatures", [])}
         assert len(signatures) <= 1, f"{name} was compiled for {signatures}"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small nets are slower in PyTorch on several threads."""
+    import torch  # noqa: PLC0415 - only where it is asked for
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

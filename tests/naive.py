@@ -490,12 +490,8 @@ def train_step(tape, dims, accumulates=False):
                     temporaries.append(Storage(memory, value_size[outs[p][a]], "backward").take())
             elif what == 9:
                 for t in temporaries:
-                    if t is not None:
-                        t.release()
+                    t.release()
                 temporaries = []
-            elif what == 10:
-                temporaries[a].release()
-                temporaries[a] = None
             elif what == 1:
                 lies = (True, layout != 2)
                 for v in outs[p]:
@@ -518,8 +514,7 @@ def train_step(tape, dims, accumulates=False):
                     }[what]
                     results[a] = Gradient(g.storage, dense, contiguous).take()
         for t in temporaries:
-            if t is not None:
-                t.release()
+            t.release()
         specs = row(tape.edge_ptr, tape.edge_spec, p)
         for k, v in enumerate(edges[p]):
             if size(specs[k]) != value_size[v]:

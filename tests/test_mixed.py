@@ -8,6 +8,7 @@ import pytest
 import cnnlive
 from cnnlive import Graph, autocast, plan_inference, zoo
 from cnnlive.errors import DTypeError, GraphError
+from cnnlive.ops import operator
 
 TRUTH = Path(__file__).parents[2] / "shared/data/truth/truth_amp.csv"
 
@@ -36,6 +37,20 @@ def test_only_what_is_of_another_type_is_cast():
     nodes = autocast(small()).nodes()
     assert "fc.input.cast" not in nodes
     assert "bn.input.cast" not in nodes
+
+
+def test_a_concatenation_runs_in_the_widest_type_of_its_inputs():
+    g = Graph()
+    x = g.input((2, 4, 8, 8))
+    g.concat([g.conv2d(x, 4, 1, name="a"), x], name="mixed")
+    g.concat([g.conv2d(x, 4, 1, name="b"), g.conv2d(x, 4, 1, name="c")], name="low")
+    found = dtypes(autocast(g))
+    assert (found["mixed"], found["mixed.input.cast"], found["low"]) == ("float32", "float32", "float16")
+    # Integers alone are taken as autocast takes them: there is nothing to narrow.
+    assert operator("concat").autocast_type("float16", ["int64"]) == "float32"
+    plan = cnnlive.plan_training(g, batch=2, precision="autocast", loss="mse")
+    names = [name for _, name in plan.tape.records]
+    assert names[names.index("cat") - 1] == "_to_copy"
 
 
 def test_parameters_and_macs_stay_what_they_were():

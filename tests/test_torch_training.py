@@ -16,14 +16,7 @@ nn, F = torch.nn, torch.nn.functional
 
 from cnnlive.io.torch import from_torch  # noqa: E402 - after the check for torch
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Nets this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def conv_norm(inputs, outputs, kernel=3, act=None, **options):

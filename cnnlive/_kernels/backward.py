@@ -86,8 +86,7 @@ def train_step(
         ``(2, edge, output)`` hands the incoming one on; ``(3, edge, output)`` a view of it; ``(4, edge, spec)``
         a slice of it, contiguous if `spec` is 1; ``(5, edge, spec)`` a reshape, which copies what is not
         contiguous; ``(6, edge, -)`` an expanded view; ``(7, edge, output)`` a permuted view; ``(8, output, -)``
-        makes zeros for an output that got no gradient; ``(9, -, -)`` frees the temporaries; ``(10, k, -)`` frees
-        the temporary made k-th.
+        makes zeros for an output that got no gradient; ``(9, -, -)`` frees the temporaries.
     value_spec, leaf_uses : (n_values,)
         Spec of each value's gradient; how many edges lead to a leaf, 0 for what is none.
     root : int
@@ -206,17 +205,14 @@ def train_step(
             what = code[c, 0]
             a = code[c, 1]
             b = code[c, 2]
-            if what == 9 or what == 10:
+            if what == 9:
                 for k in range(n_temps):
                     s = temps[k]
-                    if s >= 0 and (what == 9 or k == a):
-                        refs[s] = 0
-                        temporary -= nbytes[s]
-                        events[ev] = -(s + 1)
-                        ev += 1
-                        temps[k] = -1
-                if what == 9:
-                    n_temps = 0
+                    refs[s] = 0
+                    temporary -= nbytes[s]
+                    events[ev] = -(s + 1)
+                    ev += 1
+                n_temps = 0
                 continue
             if what == 8:
                 if buffer[out_value[first_out + a]] >= 0:
@@ -280,11 +276,10 @@ def train_step(
             slot[a] = h
         for k in range(n_temps):
             s = temps[k]
-            if s >= 0:
-                refs[s] = 0
-                temporary -= nbytes[s]
-                events[ev] = -(s + 1)
-                ev += 1
+            refs[s] = 0
+            temporary -= nbytes[s]
+            events[ev] = -(s + 1)
+            ev += 1
         # Sums to the shape, and casts to the type, of the input: what came in is still held.
         for e in range(first, edge_ptr[p + 1]):
             want = spec_nbytes[value_spec[edge_value[e]]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Final, Literal, get_args
 
-from cnnlive._types import Attrs, Shape, dtype_name
+from cnnlive._types import FLOATING, ITEMSIZE, Attrs, Shape, dtype_name
 from cnnlive.errors import AttributeValueError
 from cnnlive.ops._shapes import RULES, ShapeRule, given
 
@@ -163,6 +163,12 @@ class Operator:
             )
         rule = RULES[self.shape] if isinstance(self.shape, str) else given(self.shape, self.name)
         object.__setattr__(self, "rule", rule)
+
+    def autocast_type(self, low: str, dtypes: Sequence[str]) -> str:
+        """Return the type that inputs of these types are cast to under autocast to `low`; `autocast` is not empty."""
+        if self.autocast != "widest":
+            return low if self.autocast == "low" else "float32"
+        return max((d for d in dtypes if d in FLOATING), key=ITEMSIZE.__getitem__, default="float32")
 
     def saved(self, attrs: Attrs) -> tuple[str, ...]:
         """Return what a node with these attributes keeps for backward."""

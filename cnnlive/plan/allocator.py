@@ -10,9 +10,9 @@ import numpy as np
 
 from cnnlive._kernels.caching_allocator import replay
 from cnnlive._types import I64, Columns, frozen
-from cnnlive.errors import AttributeValueError, LoweringError, close_names
+from cnnlive.errors import AttributeValueError, GraphError, LoweringError, close_names
 
-__all__ = ["AllocatorResult", "CudaAllocator", "replay_trace"]
+__all__ = ["AllocatorResult", "CudaAllocator", "read_allocator", "replay_trace"]
 
 _MIB: Final = 1 << 20
 # c10/core/AllocatorConfig.h: kMinBlockSize, kSmallSize, kSmallBuffer, kMinLargeAlloc, kRoundLarge.
@@ -248,6 +248,21 @@ class AllocatorResult(Columns):
 
 
 _DEFAULT: Final = CudaAllocator()
+
+
+def read_allocator(allocator: str | CudaAllocator) -> CudaAllocator:
+    """Return the allocator that an option names: ``"cuda"`` is one with PyTorch's defaults.
+
+    Raises
+    ------
+    GraphError
+        If it is another text.
+    """
+    if isinstance(allocator, str):
+        if allocator != "cuda":
+            raise GraphError(f"allocator={allocator!r}; allowed: None, 'cuda' or a CudaAllocator")
+        return CudaAllocator()
+    return allocator
 
 
 def replay_trace(events: I64, nbytes: I64, allocator: CudaAllocator = _DEFAULT) -> AllocatorResult:

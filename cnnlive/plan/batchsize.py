@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from cnnlive.errors import GraphError, ShapeError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered, check_batch, lower
-from cnnlive.plan.allocator import CudaAllocator
+from cnnlive.plan.allocator import CudaAllocator, read_allocator
 from cnnlive.plan.inference import InferencePlan, plan_inference
 from cnnlive.plan.training import TrainingPlan, plan_training
 from cnnlive.units import format_bytes, parse_bytes
@@ -139,10 +139,7 @@ def fits(
         plan = plan_inference(graph, batch=batch, **options)
         needed, good = plan.peak_bytes, plan.peak_bytes <= room
     elif mode == "training":
-        if isinstance(allocator, str):
-            if allocator != "cuda":
-                raise GraphError(f"allocator={allocator!r}; allowed: None, 'cuda' or a CudaAllocator")
-            allocator = CudaAllocator()
+        allocator = None if allocator is None else read_allocator(allocator)
         plan = plan_training(graph, batch=batch, device=flavour, allocator=allocator, **options)
         needed, good = plan.peak_bytes, plan.peak_bytes <= room
         if allocator is not None and plan.reserved_bytes is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -13,9 +11,9 @@ import numpy as np
 from cnnlive._kernels.backward import spec_bytes, train_step
 from cnnlive._types import DTYPES, FLOATING, I64, Columns, frozen
 from cnnlive.errors import GraphError, close_names
-from cnnlive.graph import Graph
+from cnnlive.graph import Graph, named_by
 from cnnlive.lowered import Lowered, check_batch, lower
-from cnnlive.plan.allocator import CudaAllocator, replay_trace
+from cnnlive.plan.allocator import CudaAllocator, read_allocator, replay_trace
 from cnnlive.plan.optimizers import (
     Optimizer,
     StepTrace,
@@ -42,7 +40,6 @@ PRECISIONS: Final[Mapping[str, tuple[str | None, str | None]]] = {
 _PRECISION_NAMES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "amp": "autocast"}
 DEVICES: Final = ("cpu", "cuda")
 ZERO_GRAD: Final = ("before_forward", "before_backward", "after_step")
-_CALL: Final = re.compile(r"@[0-9]+(?=\.|$)")  # the number of a repeated call
 PHASES: Final = ("forward", "backward", "optimizer")
 
 
@@ -487,16 +484,13 @@ def _frozen_ops(net: Lowered, layers: str | Sequence[str]) -> tuple[int, ...]:
     if not layers:
         return ()
     patterns = [layers] if isinstance(layers, str) else list(layers)
+    number = {name: op for op, name in enumerate(net.op_names)}
     found: set[int] = set()
     for pattern in patterns:
-        hits = {
-            op for op, name in enumerate(net.op_names)
-            for plain in {name, _CALL.sub("", name)}
-            if plain == pattern or fnmatchcase(plain, pattern) or fnmatchcase(plain, f"{pattern}.*")
-        }  # fmt: skip
+        hits = named_by(pattern, number)
         if not hits:
             raise GraphError(f"frozen_layers: {pattern!r} is no op{close_names(pattern, net.op_names)}")
-        found |= hits
+        found.update(number[name] for name in hits)
     return tuple(sorted(found))
 
 
@@ -562,10 +556,6 @@ def _allocate(net: Lowered, tape: Tape, batch: int, rule: Optimizer, device: str
               allocator: str | CudaAllocator, zero_grad: str, set_to_none: bool,
               micro_batches: int) -> tuple[int, int, bool]:  # fmt: skip
     """Replay the first two steps in the caching allocator."""
-    if isinstance(allocator, str):
-        if allocator != "cuda":
-            raise GraphError(f"allocator={allocator!r}; allowed: None, 'cuda' or a CudaAllocator")
-        allocator = CudaAllocator()
     trace = _Trace()
     trace.make(tape.resident)
     trace.make(run.spec_nbytes[np.concatenate([tape.inputs, tape.targets])])
@@ -599,7 +589,7 @@ def _allocate(net: Lowered, tape: Tape, batch: int, rule: Optimizer, device: str
         for nbytes in made * late:
             trace.make(nbytes)
         trace.free(outputs.tolist())
-    result = replay_trace(*trace.arrays(), allocator)
+    result = replay_trace(*trace.arrays(), read_allocator(allocator))
     return result.allocated_bytes, result.reserved_bytes, result.fits
 
 
