@@ -18,6 +18,7 @@ __all__ = [
     "OrderError",
     "ReadError",
     "ShapeError",
+    "SpaceError",
     "UnitError",
     "UnknownNetError",
     "UnknownOperatorError",
@@ -74,6 +75,10 @@ class LoweringError(CnnliveError, ValueError):
 
 class OrderError(CnnliveError, ValueError):
     """A sequence that is not a legal execution order; the message names the first offending op."""
+
+
+class SpaceError(CnnliveError, ValueError):
+    """A search space that is not well formed, a genotype that is not of it, or a question it cannot answer."""
 
 
 class UnitError(CnnliveError, ValueError):

@@ -17,7 +17,7 @@ from cnnlive.mixed import autocast as _autocast
 from cnnlive.profiles import INPLACE, Inplace, Profile, profile_of
 from cnnlive.units import format_bytes
 
-__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference"]
+__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference", "read_rules"]
 
 
 class LiveBuffer(NamedTuple):
@@ -379,7 +379,7 @@ def plan_inference(
             raise DTypeError("dtype and autocast exclude each other; autocast decides on the types itself")
         graph, weight_dtype = _autocast(graph, autocast), weight_dtype or "float32"  # type: ignore[arg-type]
     net = graph if isinstance(graph, Lowered) else lower(graph)
-    rules = _rules(profile, fuse, inplace)
+    rules = read_rules(profile, fuse, inplace)
     if rules.fuse:
         net = net.fused()
     if type(batch) is not int or not 0 < batch < 1 << 62:
@@ -448,7 +448,14 @@ def plan_inference(
     )
 
 
-def _rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | None) -> Profile:
+def read_rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | None) -> Profile:
+    """Return a profile with the two rules changed that planners take beside it.
+
+    Raises
+    ------
+    UnknownProfileError, GraphError
+        For a profile or a rule that does not exist.
+    """
     rules = profile_of(profile)
     if inplace is not None:
         mode = ("graph" if inplace else "never") if isinstance(inplace, bool) else inplace

@@ -1,0 +1,68 @@
+"""Neural architecture search: the memory of many candidate networks at once, and exact search under a memory budget.
+
+Names are resolved on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnlive.nas import spaces
+    from cnnlive.nas.base import CONVENTIONS, METRICS, Gene, SearchSpace
+    from cnnlive.nas.batch import Batch, evaluate_batch
+    from cnnlive.nas.encoded import EncodedSpace
+    from cnnlive.nas.limit import Limit
+    from cnnlive.nas.palette import FREE, Palette
+    from cnnlive.nas.space import Slot, Space
+
+_MODULE_OF = {
+    "CONVENTIONS": "base",
+    "METRICS": "base",
+    "Batch": "batch",
+    "EncodedSpace": "encoded",
+    "FREE": "palette",
+    "Gene": "base",
+    "Limit": "limit",
+    "Palette": "palette",
+    "SearchSpace": "base",
+    "Slot": "space",
+    "Space": "space",
+    "evaluate_batch": "batch",
+    "spaces": "",
+}
+
+__all__ = [
+    "CONVENTIONS",
+    "FREE",
+    "METRICS",
+    "Batch",
+    "EncodedSpace",
+    "Gene",
+    "Limit",
+    "Palette",
+    "SearchSpace",
+    "Slot",
+    "Space",
+    "evaluate_batch",
+    "spaces",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module behind a public name on its first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'cnnlive.nas' has no attribute {name!r}")
+    module = _MODULE_OF[name]
+    value = (
+        getattr(importlib.import_module(f"cnnlive.nas.{module}"), name)
+        if module
+        else importlib.import_module(f"cnnlive.nas.{name}")
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Published search spaces, each its own file."""
