@@ -44,7 +44,12 @@ def train_step(
     code: I64,
     value_spec: I64,
     leaf_uses: I64,
-    root: int,
+    seed_value: I64,
+    seed_handle: I64,
+    seed_store: I64,
+    seed_form: I64,
+    seed_nbytes: I64,
+    seed_refs: I64,
     held: int,
     accumulates: int,
     refs: I64,
@@ -89,10 +94,16 @@ def train_step(
         makes zeros for an output that got no gradient; ``(9, -, -)`` frees the temporaries.
     value_spec, leaf_uses : (n_values,)
         Spec of each value's gradient; how many edges lead to a leaf, 0 for what is none.
-    root : int
-        The value that backward starts from, -1: none.
+    seed_value, seed_handle : (n_seeds,)
+        The values that backward starts from, and which of the given handles each has as its gradient; usually the
+        loss alone, several values at the end of a piece of a net.
+    seed_store, seed_form : (n_handles,)
+        Which of the given storages each given handle looks at, and its form: bit 1 dense, bit 2 contiguous; 3 is an
+        ordinary tensor, 0 an expanded view.
+    seed_nbytes, seed_refs : (n_storages,)
+        Bytes of each given storage, and how many holders it has beside the handles.
     held : int
-        1: the caller holds the gradient of `root` until backward has ended.
+        1: the caller holds the first given handle until backward has ended.
     accumulates : int
         1: the leaves have gradients already, which are added to in place.
     refs, nbytes, kind, owner, events : scratch and output, long enough for all storages and their events
@@ -172,23 +183,29 @@ def train_step(
         uses[v] = leaf_uses[v]
     for p in range(n_records):
         backward[p] = 0
-    if root >= 0:
-        nbytes[n] = spec_nbytes[value_spec[root]]
-        refs[n] = 1
+    first_seed = n
+    for k in range(seed_nbytes.shape[0]):
+        nbytes[n] = seed_nbytes[k]
+        refs[n] = seed_refs[k]
         kind[n] = 1
         owner[n] = 2 * n_records - 1
         temporary += int(nbytes[n])
         events[ev] = n + 1
         ev += 1
-        handle_store[0] = n
-        handle_refs[0] = 1 + held
-        handle_form[0] = 3
-        buffer[root] = 0
-        n_handles = 1
         n += 1
         best = made + temporary
         best_event = ev
         best_temporary = temporary
+    for h in range(seed_store.shape[0]):
+        handle_store[h] = first_seed + seed_store[h]
+        refs[handle_store[h]] += 1
+        handle_refs[h] = held
+        handle_form[h] = seed_form[h]
+        n_handles += 1
+    for k in range(seed_value.shape[0]):
+        h = seed_handle[k]
+        handle_refs[h] += 1
+        buffer[seed_value[k]] = h
     for p in range(n_records - 1, -1, -1):
         first_out = out_ptr[p]
         active = False
@@ -429,7 +446,7 @@ def train_step(
                     events[ev] = -(s + 1)
                     ev += 1
         backward[p] = most
-    if root >= 0 and held == 1:
+    if held == 1:
         s = handle_store[0]
         refs[s] -= 1
         if refs[s] == 0:

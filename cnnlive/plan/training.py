@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from cnnlive._kernels.backward import spec_bytes, train_step
-from cnnlive._types import DTYPES, FLOATING, I64, Columns, frozen
+from cnnlive._types import DTYPES, FLOATING, I64, Columns, column, frozen
 from cnnlive.errors import GraphError, close_names
 from cnnlive.graph import Graph, named_by
 from cnnlive.lowered import Lowered, check_batch, lower
@@ -509,12 +509,55 @@ def _tape(net: Lowered, device: str, dtype: str | None, autocast: str | None, lo
     return tape
 
 
-def _run(net: Lowered, tape: Tape, batch: int, accumulates: bool) -> _Run:
-    sizes = net.sizes_at(batch)
+class Seeds(NamedTuple):
+    """The gradients that backward starts with, see :func:`cnnlive._kernels.backward.train_step`."""
+
+    value: I64
+    handle: I64
+    store: I64
+    form: I64
+    nbytes: I64
+    refs: I64
+
+
+class TapeRun(NamedTuple):
+    """Everything that :func:`cnnlive._kernels.backward.train_step` filled; ``buffer`` is per value, -1 or a handle."""
+
+    spec_nbytes: I64
+    refs: I64
+    nbytes: I64
+    kind: I64
+    owner: I64
+    events: I64
+    forward: I64
+    backward: I64
+    answer: I64
+    buffer: I64
+    handle_store: I64
+    handle_refs: I64
+    handle_form: I64
+
+
+def run_tape(tape: Tape, dims: I64, seeds: Seeds | None = None, accumulates: bool = False) -> TapeRun:
+    """Run a tape on shapes: an ordinary step, or a piece of one that begins with the gradients it is given.
+
+    Parameters
+    ----------
+    tape : Tape
+    dims : (n_tensors, 6) int64
+    seeds : Seeds, optional
+        Default: the gradient of the loss.
+    accumulates : bool
+        The parameters have gradients already.
+    """
     spec = np.empty(len(tape.spec), np.int64)
-    spec_bytes(tape.spec, sizes.dims, spec)
+    spec_bytes(tape.spec, dims, spec)
     frozen(spec)
-    n, more, records = len(tape.store_spec), tape.n_dynamic, tape.n_records
+    if seeds is None:
+        root = column([tape.root] if tape.root >= 0 else [])
+        one = root.shape[0]  # an inference has no loss, and nothing to begin with
+        seeds = Seeds(root, *[_SEED[:one]] * 2, _SEED_FORM[:one], column(spec[tape.value_spec[root]]), _SEED[:one])
+    n, more, records = len(tape.store_spec), tape.n_dynamic + len(seeds.store), tape.n_records
     total, values = n + more, len(tape.value_spec)
     refs, nbytes, kind, owner = (np.empty(total, np.int64) for _ in range(4))
     events = np.empty(2 * total, np.int64)
@@ -524,11 +567,21 @@ def _run(net: Lowered, tape: Tape, batch: int, accumulates: bool) -> _Run:
     train_step(
         spec, tape.store_spec, tape.store_refs, tape.alloc_ptr, tape.alloc_idx, tape.drop_ptr, tape.drop_idx,
         tape.saved_ptr, tape.saved_idx, tape.edge_ptr, tape.edge_value, tape.edge_spec, tape.edge_copies,
-        tape.out_ptr, tape.out_value, tape.code_ptr, tape.code, tape.value_spec, tape.leaf_uses, tape.root,
+        tape.out_ptr, tape.out_value, tape.code_ptr, tape.code, tape.value_spec, tape.leaf_uses, *seeds,
         tape.root_held, int(accumulates), refs, nbytes, kind, owner, events, buffer, uses, handle_store, handle_refs,
         handle_form, slot, temps, forward, backward, answer,
     )  # fmt: skip
-    return _Run(spec, refs, nbytes, kind, owner, events, forward, backward, answer)
+    return TapeRun(spec, refs, nbytes, kind, owner, events, forward, backward, answer, buffer, handle_store,
+                   handle_refs, handle_form)  # fmt: skip
+
+
+# The gradient of the loss: one handle, an ordinary tensor that nobody else holds.
+_SEED: Final = column([0])
+_SEED_FORM: Final = column([3])
+
+
+def _run(net: Lowered, tape: Tape, batch: int, accumulates: bool) -> _Run:
+    return _Run(*run_tape(tape, net.sizes_at(batch).dims, accumulates=accumulates)[:9])
 
 
 def _optimizer_step(tape: Tape, rule: Optimizer, device: str, first: bool, late: bool = False) -> _Step:
