@@ -1,0 +1,265 @@
+"""Palettes, and the training memory of flat graphs: what a Graph of the same ops costs, byte for byte."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnlive import Graph
+from cnnlive.errors import AttributeValueError, DTypeError, ShapeError, SpaceError, UnknownOperatorError
+from cnnlive.lowered import lower
+from cnnlive.nas.palette import FREE, Palette
+
+F0, F1 = FREE
+SAME_SHAPE = [
+    ("relu", {}), ("relu", {"inplace": True}), ("relu6", {}), ("relu6", {"inplace": True}), ("hardswish", {}),
+    ("hardswish", {"inplace": True}), ("silu", {}), ("silu", {"inplace": True}), ("sigmoid", {}),
+    ("hardsigmoid", {"inplace": True}), ("clip", {"min": -1.0, "max": 1.0}), ("clip", {"min": 0.0, "inplace": True}),
+    ("gelu", {}), ("leaky_relu", {"inplace": True}), ("elu", {}), ("tanh", {}), ("mish", {}), ("abs", {}),
+    ("sqrt", {}), ("exp", {}), ("erf", {"inplace": True}), ("reciprocal", {}), ("prelu", {}),
+    ("scale", {"factor": 2.0}), ("scale", {"offset": 1.0}), ("scale", {"factor": 2.0, "offset": 1.0}),
+    ("scale", {"factor": 0.5, "inplace": True}), ("scale", {"factor": -1.0, "offset": 1.0}), ("identity", {}),
+    ("dropout", {}), ("dropout", {"inplace": True}), ("dropout", {"p": 0.0}), ("softmax", {}),
+]  # fmt: skip
+MAPS = [
+    ("batch_norm2d", {}), ("batch_norm2d", {"affine": False}), ("batch_norm2d", {"track_running_stats": False}),
+    ("batch_norm2d", {"track_running_stats": False, "affine": False}), ("batch_norm2d", {"use_running_stats": True}),
+    ("max_pool2d", {"kernel_size": 3, "stride": 1, "padding": 1}), ("max_pool2d", {"kernel_size": 2, "stride": 2,
+     "ceil_mode": True}), ("avg_pool2d", {"kernel_size": 3, "stride": 1, "padding": 1}),
+    ("adaptive_avg_pool2d", {"output_size": 1}), ("adaptive_avg_pool2d", {"output_size": 2}),
+    ("adaptive_max_pool2d", {"output_size": 1}), ("mean", {"dim": (2, 3)}), ("mean", {"dim": (2, 3), "keepdim": True}),
+    ("sum", {"dim": (2, 3), "keepdim": True}), ("amax", {"dim": (2, 3), "keepdim": True}), ("flatten", {}),
+    ("reshape", {"shape": (0, -1)}), ("dropout2d", {}), ("stochastic_depth", {"p": 0.5}),
+    ("stochastic_depth", {"p": 0.5, "mode": "batch"}), ("channel_shuffle", {"groups": 2}),
+    ("interpolate", {"scale_factor": 2.0}), ("group_norm", {"num_groups": 2}),
+    ("pad", {"pad": (0, 1, 0, 1)}),
+]  # fmt: skip
+BINARY = [("add", {}), ("add", {"inplace": True}), ("mul", {}), ("mul", {"inplace": True}), ("sub", {}), ("div", {}),
+          ("maximum", {}), ("pow", {})]  # fmt: skip
+
+
+def palette(dtype="float32"):
+    """A palette of many kinds, and where each stands: {"name": [(number, attributes)]}."""
+    p = Palette(dtype)
+    kinds = {}
+
+    def add(group, op, inputs=None, **attributes):
+        kinds.setdefault(group, []).append(p.add(op, inputs=inputs, **attributes))
+
+    add("input", "input", shape=(1, F0, F1, F1))
+    for op, attributes in SAME_SHAPE:
+        add("same", op, **attributes)
+    for op, attributes in MAPS:
+        add("maps", op, **attributes)
+    for bias in (False, True):
+        add("conv", "conv2d", out_channels=F0, kernel_size=3, padding=1, bias=bias)
+        add("conv", "conv2d", out_channels=F0, kernel_size=F1, padding="same", stride=2, bias=bias)
+        add("depthwise", "conv2d", out_channels=F0, groups=F0, kernel_size=3, padding="same", bias=bias)
+        add("linear", "linear", out_features=F0, bias=bias)
+        add("wide", "linear", inputs=[(1, 4, 4, 4)], out_features=F0, bias=bias)
+    for op, attributes in BINARY:
+        add("binary", op, **attributes)
+    add("many", "add_n")
+    add("many", "concat", dim=1)
+    add("slice", "slice", dim=1, start=0, stop=F0)
+    add("scale", "parameter", shape=(1,))
+    add("scale", "parameter", shape=(1, 1), trainable=False)
+    return p, kinds
+
+
+PALETTE, KINDS = palette()
+
+
+class Nodes:
+    """The flat arrays of one graph, and the Graph that is grown beside them."""
+
+    def __init__(self, p, kinds):
+        self.p, self.kinds = p, kinds
+        self.graph = Graph()
+        self.rows = []  # kind, reads, free
+        self.tensors = []
+        self.live = []  # numbers of nodes that may still be read
+        self.root = []
+
+    def put(self, k, reads=(), free=(0, 0)):
+        what = self.p._kinds[k]
+        attributes = {a: palette_filled(v, free) for a, v in what.attributes.items()}
+        t = self.graph.op(what.op, *[self.tensors[i] for i in reads], **attributes)
+        n = len(self.rows)
+        self.rows.append((k, tuple(reads), free))
+        self.tensors.append(t)
+        alias = self.p.kinds.alias[k]
+        self.root.append(self.root[reads[0]] if alias in (1, 2) else n)
+        if alias == 2:
+            self.live = [i for i in self.live if self.root[i] != self.root[n]]
+        self.live.append(n)
+        return n
+
+    def shape(self, n):
+        return self.tensors[n].shape
+
+    def arrays(self, until=None):
+        kind, reads, free = zip(*self.rows, strict=True)
+        return flat(kind, reads, free, until or [0] * len(kind))
+
+
+def palette_filled(value, free):
+    if isinstance(value, tuple):
+        return tuple(palette_filled(v, free) for v in value)
+    return free[FREE.index(value)] if value in FREE else value
+
+
+def flat(kind, reads, free, until):
+    ptr = np.cumsum([0, *map(len, reads)])
+    idx = [i for row in reads for i in row]
+    return (np.array(kind, np.int32), ptr.astype(np.int64), np.array(idx, np.int32),
+            np.array(free, np.int32).reshape(-1, 2), np.array(until, np.int32))  # fmt: skip
+
+
+@st.composite
+def nodes(draw, max_ops=25, p=PALETTE, kinds=KINDS, inplace=True):
+    """A random graph of palette nodes: branches, reuse, views and ops in place, values that frames hold."""
+    integer, flag = st.integers, st.booleans
+    n = Nodes(p, kinds)
+
+    def pick(candidates):
+        return candidates[draw(integer(0, len(candidates) - 1))]
+
+    alias = p.kinds.alias
+    n.put(kinds["input"][0], (), (draw(st.sampled_from([2, 4])), draw(st.sampled_from([1, 4, 6]))))
+    if draw(integer(0, 4)) == 0:
+        n.put(kinds["input"][0], (), (2, 4))
+    for _ in range(draw(integer(0, max_ops))):
+        x = pick(n.live)
+        shape = n.shape(x)
+        if n.graph.op_of(n.tensors[x].node) == "parameter":
+            continue
+        groups = ["same", "same", "many", "binary", "scale", "wide" if len(shape) > 2 else "linear"]
+        if len(shape) == 4:
+            groups += ["maps", "maps", "conv", "conv", "depthwise", "slice", "binary", "wide", "gate", "many"]
+        group = draw(st.sampled_from(groups))
+        k = pick(kinds.get(group, [0]))
+        if alias[k] == 2 and not inplace:
+            continue
+        others = [i for i in n.live if n.shape(i) == shape]
+        try:
+            if group in ("same", "maps"):
+                n.put(k, (x,))
+            elif group == "conv":
+                n.put(k, (x,), (draw(st.sampled_from([2, 4])), draw(st.sampled_from([1, 3]))))
+            elif group == "depthwise":
+                n.put(k, (x,), (shape[1], 0))
+            elif group in ("linear", "wide"):
+                n.put(k, (x,), (draw(integer(1, 4)), 0))
+            elif group == "binary":
+                n.put(k, (x, pick(others)))
+            elif group == "many":
+                n.put(k, (x, *[pick(others) for _ in range(draw(integer(0, 3)))]))
+            elif group == "slice":
+                n.put(k, (x,), (draw(integer(1, shape[1])), 0))
+            elif group == "scale":
+                n.put(pick(kinds["binary"]), (x, n.put(k)))
+            else:
+                gate = n.put(kinds["conv"][2 * draw(integer(0, 1))], (n.put(kinds["maps"][8], (x,)),), (shape[1], 3))
+                n.put(kinds["binary"][2 + draw(flag())], (x, n.put(kinds["same"][8], (gate,))))
+        except ShapeError:
+            continue
+    x = pick([i for i in n.live if n.graph.op_of(n.tensors[i].node) != "parameter"])
+    if draw(integer(0, 5)):
+        n.put(pick(kinds["linear" if len(n.shape(x)) == 2 else "wide"]), (x,), (3, 0))
+    else:
+        n.put(kinds["same"][0], (x,))
+    until = [draw(integer(i + 1, len(n.rows) - 1)) if i < len(n.rows) - 1 and draw(integer(0, 5)) == 0 else 0
+             for i in range(len(n.rows))]  # fmt: skip
+    return n.arrays(until if draw(flag()) else None)
+
+
+def attributes_of(k, free):
+    """The attribute columns of a node."""
+    c = PALETTE.kinds
+    span = range(c.attr_ptr[k], c.attr_ptr[k + 1])
+    return [int(c.attr[j]) if c.attr_free[j] < 0 else int(free[c.attr_free[j]]) for j in span]
+
+
+@given(arrays=nodes())
+def test_the_columns_of_kinds_are_those_of_the_lowered_graph(arrays):
+    kind, ptr, idx, free, _until = arrays
+    net = lower(PALETTE.graph(*arrays))
+    c = PALETTE.kinds
+    assert [net.attr[net.attr_ptr[i] : net.attr_ptr[i + 1]].tolist() for i in range(len(kind))] == [
+        attributes_of(k, f) for k, f in zip(kind, free, strict=True)
+    ]
+    assert net.rule.tolist() == c.rule[kind].tolist()
+    assert net.macs_rule.tolist() == c.macs_rule[kind].tolist()
+    assert net.weight_rule.tolist() == c.weight_rule[kind].tolist()
+    assert net.kind.tolist() == c.kind[kind].tolist()
+    assert net.alias.tolist() == c.alias[kind].tolist()
+    assert net.fold.tolist() == c.fold[kind].tolist()
+    assert net.index_bytes.tolist() == c.index_bytes[kind].tolist()
+    assert net.statistics.tolist() == [[i, *c.statistics[k]] for i, k in enumerate(kind) if c.statistics[k, 2]]
+    assert (net.dtype == c.dtype).all()
+    assert net.in_idx.tolist() == idx.tolist()
+    assert net.in_ptr.tolist() == ptr.tolist()
+    for i, k in enumerate(kind):
+        if c.rank[k]:
+            assert c.rank[k] == net.sizes.rank[idx[ptr[i]]]
+        assert c.inputs[k, 0] <= ptr[i + 1] - ptr[i]
+        assert c.inputs[k, 1] < 0 or ptr[i + 1] - ptr[i] <= c.inputs[k, 1]
+
+
+def test_a_kind_says_what_it_is():
+    p = Palette("float16")
+    p.add("input", shape=(1, 3, F0, F0))
+    p.add("conv2d", out_channels=F0, kernel_size=3, groups=F1)
+    p.add("linear", out_features=10)
+    p.add("add_n")
+    p.add("layer_norm", inputs=[(1, 4, 8)], normalized_shape=8)
+    p.add("squeeze", dim=(2, 3))
+    c = pickle.loads(pickle.dumps(p)).kinds
+    assert c.ops == ("input", "conv2d", "linear", "add_n", "layer_norm", "squeeze")
+    assert c.n_kinds == len(p) == 6
+    assert c.bias.tolist() == [0, 1, 1, 0, 0, 0]
+    assert c.rank.tolist() == [0, 4, 2, 0, 3, 4]
+    assert c.inputs.tolist() == [[0, 0], [1, 1], [1, 1], [1, -1], [1, 1], [1, 1]]
+    assert c.uses.tolist() == [[1, 0], [1, 1], [0, 0], [0, 0], [0, 0], [0, 0]]
+    assert c.attr_free[: c.attr_ptr[1]].tolist() == [-1, -1, 0, 0]
+    assert "conv2d" in repr(p)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "error", "words"),
+    [
+        ("conv", {}, UnknownOperatorError, "conv1d"),
+        ("conv2d", {"kernel_size": 3}, AttributeValueError, "out_channels is missing"),
+        ("channel_shuffle", {"groups": F0}, SpaceError, "in no column"),
+        ("parameter", {"shape": (1, F0, 1, 1)}, SpaceError, "more than the columns"),
+        ("chunk", {"chunks": 2}, SpaceError, "2 outputs"),
+        ("cast", {"dtype": "float16"}, SpaceError, "one type"),
+        ("input", {"shape": (1, 3), "dtype": "int64"}, SpaceError, "one type"),
+        ("input", {"shape": (2, 3)}, SpaceError, "batch of 1"),
+        ("topk", {"k": 2}, SpaceError, "Python function"),
+        ("squeeze", {}, SpaceError, "dimensions"),
+        ("interpolate", {"scale_factor": F0}, SpaceError, "not a column as it stands"),
+        ("flatten", {"start_dim": 7}, ShapeError, "outside"),
+    ],
+)
+def test_what_no_palette_holds_is_refused(op, attributes, error, words):
+    p = Palette()
+    with pytest.raises(error, match=words):
+        p.add(op, **attributes)
+    assert len(p) == 0
+
+
+def test_a_palette_has_a_floating_type():
+    with pytest.raises(DTypeError, match="float32"):
+        Palette("int8")
+
+
+def test_nodes_that_make_no_graph_are_refused():
+    with pytest.raises(SpaceError, match="node 0 is of kind 99"):
+        PALETTE.graph([99], [0, 0], [], [[0, 0]])
+    with pytest.raises(SpaceError, match="node 0 reads"):
+        PALETTE.graph([1], [0, 1], [0], [[0, 0]])
+    assert len(PALETTE.graph([], [0], [], [])) == 0
