@@ -63,7 +63,7 @@ $(VENV)/.demo-stamp: pyproject.toml $(VENV)/.pip-stamp
 	@touch $@
 
 $(VENV)/.test-stamp: pyproject.toml $(VENV)/.pip-stamp
-	@$(PIP) install -e . --group test
+	@$(PIP) install -e . --group test --group nas-test
 	@touch $@
 
 $(VENV)/.lint-stamp: pyproject.toml $(VENV)/.pip-stamp
