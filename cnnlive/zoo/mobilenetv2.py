@@ -10,12 +10,12 @@ from cnnlive.zoo._blocks import Builder, Resolution, conv_bn, conv_bn_act, facto
 __all__ = ["NETS", "mobilenet_v2"]
 
 # Table 2 of the paper: expansion, channels, repeats, stride.
-_STAGES: Final = (
+STAGES: Final = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
 )  # fmt: skip
 
 
-def _block(g: Graph, x: Tensor, out_channels: int, stride: int, expansion: int) -> Tensor:
+def block(g: Graph, x: Tensor, out_channels: int, stride: int, expansion: int) -> Tensor:
     y, hidden, i = x, expansion * x.channels, 0
     with g.scope("conv"):
         if expansion != 1:
@@ -51,10 +51,10 @@ def mobilenet_v2(
     with g.scope("features"):
         x = conv_bn_act(g, x, scaled(32, width), 3, 2, scope="0", act="relu6")
         i = 1
-        for expansion, channels, repeats, first_stride in _STAGES:
+        for expansion, channels, repeats, first_stride in STAGES:
             for r in range(repeats):
                 with g.scope(str(i)):
-                    x = _block(g, x, scaled(channels, width), 1 if r else first_stride, expansion)
+                    x = block(g, x, scaled(channels, width), 1 if r else first_stride, expansion)
                 i += 1
         x = conv_bn_act(g, x, scaled(1280, max(1.0, factor("width", width))), scope=str(i), act="relu6")
     x = g.flatten(g.adaptive_avg_pool2d(x, 1))

@@ -22,7 +22,7 @@ __all__ = ["NETS"]
 _EPS: Final = 1e-3
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A bottleneck, as in Tables 1 and 2 of the paper."""
 
     kernel_size: int
@@ -33,39 +33,39 @@ class _Row(NamedTuple):
     stride: int
 
 
-_LARGE: Final = (
-    _Row(3, 16, 16, False, "relu", 1),
-    _Row(3, 64, 24, False, "relu", 2),
-    _Row(3, 72, 24, False, "relu", 1),
-    _Row(5, 72, 40, True, "relu", 2),
-    _Row(5, 120, 40, True, "relu", 1),
-    _Row(5, 120, 40, True, "relu", 1),
-    _Row(3, 240, 80, False, "hardswish", 2),
-    _Row(3, 200, 80, False, "hardswish", 1),
-    _Row(3, 184, 80, False, "hardswish", 1),
-    _Row(3, 184, 80, False, "hardswish", 1),
-    _Row(3, 480, 112, True, "hardswish", 1),
-    _Row(3, 672, 112, True, "hardswish", 1),
-    _Row(5, 672, 160, True, "hardswish", 2),
-    _Row(5, 960, 160, True, "hardswish", 1),
-    _Row(5, 960, 160, True, "hardswish", 1),
+LARGE: Final = (
+    Row(3, 16, 16, False, "relu", 1),
+    Row(3, 64, 24, False, "relu", 2),
+    Row(3, 72, 24, False, "relu", 1),
+    Row(5, 72, 40, True, "relu", 2),
+    Row(5, 120, 40, True, "relu", 1),
+    Row(5, 120, 40, True, "relu", 1),
+    Row(3, 240, 80, False, "hardswish", 2),
+    Row(3, 200, 80, False, "hardswish", 1),
+    Row(3, 184, 80, False, "hardswish", 1),
+    Row(3, 184, 80, False, "hardswish", 1),
+    Row(3, 480, 112, True, "hardswish", 1),
+    Row(3, 672, 112, True, "hardswish", 1),
+    Row(5, 672, 160, True, "hardswish", 2),
+    Row(5, 960, 160, True, "hardswish", 1),
+    Row(5, 960, 160, True, "hardswish", 1),
 )
 _SMALL: Final = (
-    _Row(3, 16, 16, True, "relu", 2),
-    _Row(3, 72, 24, False, "relu", 2),
-    _Row(3, 88, 24, False, "relu", 1),
-    _Row(5, 96, 40, True, "hardswish", 2),
-    _Row(5, 240, 40, True, "hardswish", 1),
-    _Row(5, 240, 40, True, "hardswish", 1),
-    _Row(5, 120, 48, True, "hardswish", 1),
-    _Row(5, 144, 48, True, "hardswish", 1),
-    _Row(5, 288, 96, True, "hardswish", 2),
-    _Row(5, 576, 96, True, "hardswish", 1),
-    _Row(5, 576, 96, True, "hardswish", 1),
+    Row(3, 16, 16, True, "relu", 2),
+    Row(3, 72, 24, False, "relu", 2),
+    Row(3, 88, 24, False, "relu", 1),
+    Row(5, 96, 40, True, "hardswish", 2),
+    Row(5, 240, 40, True, "hardswish", 1),
+    Row(5, 240, 40, True, "hardswish", 1),
+    Row(5, 120, 48, True, "hardswish", 1),
+    Row(5, 144, 48, True, "hardswish", 1),
+    Row(5, 288, 96, True, "hardswish", 2),
+    Row(5, 576, 96, True, "hardswish", 1),
+    Row(5, 576, 96, True, "hardswish", 1),
 )
 
 
-def _block(g: Graph, x: Tensor, row: _Row, width: float) -> Tensor:
+def block(g: Graph, x: Tensor, row: Row, width: float) -> Tensor:
     expanded, out_channels = scaled(row.expanded, width), scaled(row.out_channels, width)
     y, i = x, 0
     with g.scope("block"):
@@ -83,7 +83,7 @@ def _block(g: Graph, x: Tensor, row: _Row, width: float) -> Tensor:
 
 def _mobilenet_v3(
     name: str,
-    rows: tuple[_Row, ...],
+    rows: tuple[Row, ...],
     hidden: int,
     train: bool = False,
     *,
@@ -98,7 +98,7 @@ def _mobilenet_v3(
         x = conv_bn_act(g, x, scaled(16, width), 3, 2, scope="0", act="hardswish", eps=_EPS)
         for i, row in enumerate(rows, 1):
             with g.scope(str(i)):
-                x = _block(g, x, row, width)
+                x = block(g, x, row, width)
         x = conv_bn_act(g, x, 6 * x.channels, scope=str(len(rows) + 1), act="hardswish", eps=_EPS)
     x = g.flatten(g.adaptive_avg_pool2d(x, 1, name="avgpool"))
     with g.scope("classifier"):
@@ -108,6 +108,6 @@ def _mobilenet_v3(
 
 
 NETS: Final[dict[str, Builder]] = {
-    "mobilenet_v3_large": partial(_mobilenet_v3, "mobilenet_v3_large", _LARGE, 1280),
+    "mobilenet_v3_large": partial(_mobilenet_v3, "mobilenet_v3_large", LARGE, 1280),
     "mobilenet_v3_small": partial(_mobilenet_v3, "mobilenet_v3_small", _SMALL, 1024),
 }
