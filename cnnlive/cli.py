@@ -131,6 +131,10 @@ _OPS_EXAMPLES: Final = """\b
 Examples:
   cnnlive ops vgg16
   cnnlive ops model.onnx --sort live --limit 10"""
+_TABLE_EXAMPLES: Final = """\b
+Examples:
+  cnnlive nasbench-memory nasbench201 --out nasbench201.parquet
+  cnnlive nasbench-memory nats_size --set dataset=cifar100 --train-batch 256 --out nats_size.csv"""
 _DTYPE_HELP: Final = "Type of all that is floating: float32, float16, bfloat16, int8, ...  [default: as built]"
 _PROFILE_HELP: Final = "Rules of the runtime (see `cnnlive profiles`)."
 _DTYPE_OF_HELP: Final = "Type of what one op or tensor writes, as conv1=float16; --dtype is for the rest; repeatable."
@@ -138,6 +142,7 @@ _FUSE_HELP: Final = "Convolution, batch normalisation and activation as one op. 
 _INPLACE_HELP: Final = "Ops in place: as the graph says, where possible, or none.  [default: as the profile]"
 _ORDER_HELP: Final = "Execution order: op names, one a line; or JSON, as --json writes it.  [default: program order]"
 _SET_HELP: Final = "Zoo: an argument of the network, as resolution=299 (see `cnnlive zoo NET`); repeatable."
+_SPACE_HELP: Final = "An argument of the search space, as dataset=cifar100; repeatable."
 _SHAPE_HELP: Final = (
     "ONNX: shape of an input that the file leaves open, as data=1,3,224,224; PyTorch: of the input, as 1,3,224,224. "
     "The batch is --batch; repeatable."
@@ -855,3 +860,35 @@ def profiles(as_json: bool) -> None:
     show(
         console, plain_table([("profile", "l"), ("what it is", "l")], [(p.name, p.summary) for p in PROFILES.values()])
     )
+
+
+@main.command(
+    "nasbench-memory", short_help="Write the memory of every member of a NAS benchmark.", epilog=_TABLE_EXAMPLES
+)
+@click.argument("name")
+@click.option("--out", required=True, metavar="FILE", help="Ends in .parquet (needs the extra 'table') or .csv.")
+@click.option("--batch", default=1, show_default=True, help="Images of an inference.")
+@click.option("--dtype", metavar="TYPE", help=_DTYPE_HELP)
+@click.option("--profile", default="ideal", show_default=True, metavar="|".join(PROFILES), help=_PROFILE_HELP)
+@click.option("--train-batch", type=int, help="Images of a training step.  [default: as --batch]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=_SPACE_HELP)
+def nasbench_memory(name: str, out: str, settings: Sequence[str], **how: Any) -> None:
+    """Write a table of every member of a benchmark: parameters, MACs and memory, in bytes.
+
+    NAME is nasbench101, nasbench201, nats_size or nasbench_macro. A row has the member's name in the benchmark's own
+    notation, params, macs, inference_peak (activations in program order), minimum_peak (in the best order),
+    training_peak_sgd and training_peak_adam. The file appears when it is whole.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from cnnlive.nas.table import benchmark, write_table
+
+    space = benchmark(name, **_settings(settings))
+    console = Console(stderr=True)
+    columns = TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        bar.update(task, total=space.count())
+        n = write_table(space, out, progress=lambda done: bar.update(task, completed=done), **how)
+    click.echo(f"{n:,} rows: {out}")

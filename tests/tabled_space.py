@@ -36,13 +36,15 @@ class Tabled(SearchSpace):
     def graph(self, x):
         raise NotImplementedError
 
-    def evaluate(self, X, metrics, *, threads=None, executor=None, optimizer_options=None, **how):  # noqa: N803
-        setting = {k: v for k, v in how.items() if k != "optimizer"}
-        assert read_setting(**setting).batch >= 1
-        labels = [m.label for m in read_metrics(metrics, how["optimizer"], how["device"], **(optimizer_options or {}))]
+    def evaluate(
+        self, X, metrics, *, threads=None, executor=None, optimizer="adam", optimizer_options=None, **how,  # noqa: N803
+    ):  # fmt: skip
+        setting = read_setting(**how)
+        labels = [m.label for m in read_metrics(metrics, optimizer, setting.device, **(optimizer_options or {}))]
         x = self.check(X)
         self.asked.append((tuple(labels), len(x)))
-        return {label: np.array([value(row, label, **how) for row in x], np.int64) for label in labels}
+        return {label: np.array([value(row, label, optimizer=optimizer, **how) for row in x], np.int64)
+                for label in labels}  # fmt: skip
 
     def count(self, limit=None):
         return len(ROWS) if limit is None else int(limit.mask(ROWS).sum())
@@ -55,7 +57,7 @@ class Tabled(SearchSpace):
 class Fast(Tabled):
     """The same with a function for single candidates."""
 
-    def evaluator(self, metrics, *, optimizer_options=None, **how):
-        assert read_setting(**{k: v for k, v in how.items() if k != "optimizer"}).batch >= 1
+    def evaluator(self, metrics, *, optimizer="adam", optimizer_options=None, **how):
+        assert read_setting(**how).batch >= 1
         self.asked.append(("evaluator", tuple(metrics)))
-        return lambda x: tuple(value(np.asarray(x), label, **how) for label in metrics)
+        return lambda x: tuple(value(np.asarray(x), label, optimizer=optimizer, **how) for label in metrics)
