@@ -1,0 +1,62 @@
+"""Search with Optuna: the net of the best score whose activations fit 256 KiB.
+
+    pip install 'cnnlive[nas]'
+    python examples/search_optuna.py
+
+The space is MCUNet's: Once-for-All's Proxyless nets of any width, resolution, depth, kernels and expansions. A score
+takes a built network; here it is the multiply-accumulates, which stand in for accuracy: of nets that fit a memory,
+those that compute more are the more accurate ones (MCUNet, https://arxiv.org/abs/2007.10319, section 3.1). Put
+training, or a predictor, in the place of `score`.
+"""
+
+import argparse
+import time
+
+import optuna
+
+import cnnlive
+from cnnlive.nas import Limit, spaces
+from cnnlive.nas.adapters import constrain, suggest
+
+
+def score(graph: cnnlive.Graph) -> int:
+    """Return the multiply-accumulates of a network."""
+    return cnnlive.plan_inference(graph).macs
+
+
+def main() -> None:
+    """Search, and print what was found and how many candidates were never built."""
+    parser = argparse.ArgumentParser(description="The net of the best score whose activations fit a budget.")
+    parser.add_argument("--budget", default="256KiB", help="of activations alive at once, in int8")
+    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+
+    space = spaces.ofa_proxyless(widths=[k / 10 for k in range(2, 11)], resolutions=range(48, 225, 16), mix="mcunet")
+    limit = Limit(space, peak=arguments.budget, dtype="int8")
+
+    def objective(trial: optuna.Trial) -> int:
+        x = suggest(trial, space)
+        constrain(trial, limit, x)  # ends the trial here if the candidate does not fit
+        return score(space.graph(x))
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=arguments.seed))
+    # Something that fits to begin with: members that fit, drawn uniformly.
+    for x in limit.sample(5, rng=arguments.seed):
+        study.enqueue_trial(space.values(x))
+    study.optimize(objective, n_trials=arguments.trials)
+
+    rejected = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.PRUNED,)))
+    best = space.canonical(space.from_values(study.best_params))[0]
+    numbers = space.evaluate([best], ("macs", "params", "inference_peak"), dtype="int8")
+    print(f"{arguments.trials} candidates, {rejected} of them rejected by the constraint before they were built")
+    print(f"best: {study.best_value:,.0f} MACs, {numbers['params'][0]:,} parameters, "
+          f"{numbers['inference_peak'][0]:,} bytes of activations")  # fmt: skip
+    print(f"      {space.decode(best)}")
+    print(f"{time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
