@@ -1,0 +1,936 @@
+"""Least activation peak over all legal execution orders, proven.
+
+The state of a run is the set of ops that have run. Tensors that share bytes by views and ops in place are one
+*group*; the bytes alive after a set of ops are those of the groups that were begun and are still wanted, whatever
+the order within the set. So the least peak is a bottleneck path from the empty set to the full one.
+
+Ops are numbered 0 to n - 1 in program order, without network inputs and stored parameters: those write nothing while
+they run, and run first. A model of a graph is these columns:
+
+pred_ptr, pred_idx  ops that have to run before an op: producers of its inputs, readers of bytes it overwrites
+latest              (n + 1,) the smallest, over an op and all later ones, of the last op that has to run before it
+use_ptr, use_idx    groups that an op reads, each once
+takes               per use: the op may write into this group if nothing else wants it any more
+user_ptr, user_idx  ops that read a group, ascending; last comes `n`, which never runs, where the group is kept for good
+size, birth         bytes of a group; the op that begins it, -1 for network inputs
+fresh, stays        bytes that an op allocates, and how many of them anybody wants afterwards
+extra               bytes that an op allocates and drops
+
+A set of ops is written as ``base``, the first op that has not run, and two words of 62 bits for the ops from there
+on; ``top`` is the op behind the last that has run.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnlive._kernels._jit import kernel
+from cnnlive._types import I64
+
+I32: TypeAlias = NDArray[np.int32]
+
+
+@kernel
+def has_run(op: int, base: int, low: int, high: int) -> bool:
+    """Whether an op is in a set."""
+    k = op - base
+    if k < 0:
+        return True
+    if k < 62:
+        return (low >> k) & 1 == 1
+    return k < 124 and (high >> (k - 62)) & 1 == 1
+
+
+@kernel
+def is_ready(op: int, base: int, low: int, high: int, pred_ptr: I64, pred_idx: I64) -> bool:
+    """Whether an op has not run and everything before it has."""
+    if has_run(op, base, low, high):
+        return False
+    e = pred_ptr[op]
+    while e < pred_ptr[op + 1] and has_run(pred_idx[e], base, low, high):
+        e += 1
+    return e == pred_ptr[op + 1]
+
+
+@kernel
+def cost_of(
+    op: int,
+    base: int,
+    low: int,
+    high: int,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+) -> tuple[int, int]:
+    """Bytes that an op adds while it runs after a set, and once it has run."""
+    rise = fresh[op]
+    change = stays[op]
+    for e in range(use_ptr[op], use_ptr[op + 1]):
+        g = use_idx[e]
+        u = user_ptr[g + 1] - 1
+        # The last reader in the program is the likeliest to be still to come.
+        while u >= user_ptr[g] and (user_idx[u] == op or has_run(user_idx[u], base, low, high)):
+            u -= 1
+        if u < user_ptr[g]:
+            change -= size[g]
+            if takes[e]:
+                rise = 0
+    return rise + extra[op], change
+
+
+@kernel
+def settle(
+    base: int,
+    low: int,
+    high: int,
+    top: int,
+    live: int,
+    last: int,
+    bound: int,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+) -> tuple[int, int, int, int, int]:
+    """Run every op that stays within `bound` and leaves no more bytes alive than before, until none is left.
+
+    If any completion of a set stays within the bound, one does that runs such an op first. Moved forward, the op frees
+    at most as much as where it was, since more ops were done there; but it frees no less than it adds already here, so
+    all sets between have no more alive than before. The others then allocate no more than before: what they may take
+    over is no later out of use.
+    """
+    moved = True
+    while moved:
+        moved = False
+        k = base
+        while k < last and latest[k] < top:
+            if k - base < 124 and is_ready(k, base, low, high, pred_ptr, pred_idx):
+                rise, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh,
+                                       stays, extra)  # fmt: skip
+                if change <= 0 and live + rise <= bound:
+                    live += change
+                    top = max(top, k + 1)
+                    base, low, high = with_op(k, base, low, high)
+                    moved = True
+            k += 1
+    return base, low, high, top, live
+
+
+@kernel
+def with_op(op: int, base: int, low: int, high: int) -> tuple[int, int, int]:
+    """Return a set and one op more, with ``base`` moved to the first op that has not run."""
+    k = op - base
+    if k < 62:
+        low |= 1 << k
+    else:
+        high |= 1 << (k - 62)
+    while low & 1:
+        low = (low >> 1) | ((high & 1) << 61)
+        high >>= 1
+        base += 1
+    return base, low, high
+
+
+@kernel
+def find(
+    base: int, low: int, high: int, stamp: int, mask: int, table: I64, bases: I64, lows: I64, highs: I64
+) -> tuple[int, int]:
+    """Return the state that holds a set, or -1, and the place in the table that is or becomes its own."""
+    h = (low & 0x7FFFFFFF) * 1640531527 ^ (low >> 31) * 1812433253 ^ (high & 0x7FFFFFFF) * 1566083941
+    h ^= (high >> 31) * 1099087573 ^ (base & 0x7FFFFFFF) * 2057273503
+    h ^= h >> 31
+    h = (h & 0x7FFFFFFF) * 1640531527
+    h = (h >> 29) & mask
+    while table[h] >= stamp:
+        s = table[h] - stamp
+        if lows[s] == low and bases[s] == base and highs[s] == high:
+            return s, h
+        h = (h + 1) & mask
+    return -1, h
+
+
+@kernel
+def heap_push(n: int, key: int, value: int, keys: I64, values: I64) -> None:
+    """Put an entry into a heap of `n` entries, the smallest key first."""
+    i = n
+    while i > 0 and keys[(i - 1) >> 1] > key:
+        keys[i] = keys[(i - 1) >> 1]
+        values[i] = values[(i - 1) >> 1]
+        i = (i - 1) >> 1
+    keys[i] = key
+    values[i] = value
+
+
+@kernel
+def heap_pop(n: int, keys: I64, values: I64) -> None:
+    """Drop the first of the `n` entries of a heap."""
+    key = keys[n - 1]
+    value = values[n - 1]
+    i = 0
+    child = 1
+    while child < n - 1:
+        if child + 1 < n - 1 and keys[child + 1] < keys[child]:
+            child += 1
+        if keys[child] >= key:
+            break
+        keys[i] = keys[child]
+        values[i] = values[child]
+        i = child
+        child = 2 * i + 1
+    keys[i] = key
+    values[i] = value
+
+
+@kernel
+def search(
+    first: int,
+    last: int,
+    alive: int,
+    bound: int,
+    ceiling: int,
+    limit: int,
+    stamp: int,
+    mask: int,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+    bases: I64,
+    lows: I64,
+    highs: I64,
+    tops: I64,
+    lives: I64,
+    parents: I64,
+    moves: I64,
+    tried: I64,
+    stack: I64,
+    keys: I64,
+    values: I64,
+    table: I64,
+    found: I64,
+) -> tuple[int, int, int, int]:
+    """Find the least level at which ops ``first .. last - 1`` can run, all earlier ones done and `alive` bytes alive.
+
+    Levels below `bound` and from `ceiling` on are not told apart. At each level every set that can be reached is
+    visited, the deepest first; a set waits for the level at which its next op can run.
+
+    Parameters
+    ----------
+    limit : int
+        Sets that may be kept; the arrays of states have as many entries, `table` has ``mask + 1``, twice that or more.
+    stamp : int
+        Entries of `table` below it are old; the caller adds the number of sets kept for the next search.
+    found : (124, 3)
+        Scratch.
+
+    Returns
+    -------
+    (end, level, sure, n_states)
+        `end` 0: state ``n_states - 1`` is the whole, at `level`. 1: no order stays below `ceiling`. 2: out of states,
+        and undecided from `level` on. No order stays below `sure`, which is less than `level` where an op was ready
+        that lies further from ``base`` than two words reach.
+
+    Notes
+    -----
+    O(sets x ready ops x their inputs).
+    """
+    base, low, high, top, live = settle(first, 0, 0, first, alive, last, bound, pred_ptr, pred_idx, latest, use_ptr,
+                                        use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra)  # fmt: skip
+    bases[0] = base
+    lows[0] = low
+    highs[0] = high
+    tops[0] = top
+    lives[0] = live
+    parents[0] = -1
+    moves[0] = -1
+    tried[0] = -1
+    if base == last:
+        return 0, bound, bound, 1
+    _, h = find(base, low, high, stamp, mask, table, bases, lows, highs)
+    table[h] = stamp
+    n = 1
+    stack[0] = 0
+    n_stack = 1
+    n_heap = 0
+    sure = -1
+    while True:
+        if n_stack == 0:
+            if n_heap == 0:
+                return 1, ceiling, ceiling if sure < 0 else sure, n
+            bound = keys[0]
+            while n_heap > 0 and keys[0] == bound:
+                stack[n_stack] = values[0]
+                n_stack += 1
+                heap_pop(n_heap, keys, values)
+                n_heap -= 1
+        n_stack -= 1
+        s = stack[n_stack]
+        base = bases[s]
+        low = lows[s]
+        high = highs[s]
+        top = tops[s]
+        live = lives[s]
+        before = tried[s]
+        tried[s] = bound
+        wait = ceiling
+        n_found = 0
+        k = base
+        while k < last and latest[k] < top:
+            if is_ready(k, base, low, high, pred_ptr, pred_idx):
+                if k - base >= 124:
+                    if sure < 0:
+                        sure = bound
+                    k += 1
+                    continue
+                rise, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh,
+                                       stays, extra)  # fmt: skip
+                now = live + rise
+                if now > bound:
+                    wait = min(wait, now)
+                elif change <= 0:
+                    found[0, 0] = k
+                    found[0, 1] = live + change
+                    n_found = 1
+                    wait = ceiling
+                    break
+                elif now > before:
+                    # the set that leaves least alive is looked at first
+                    i = n_found
+                    while i > 0 and found[i - 1, 1] < live + change:
+                        found[i, 0] = found[i - 1, 0]
+                        found[i, 1] = found[i - 1, 1]
+                        i -= 1
+                    found[i, 0] = k
+                    found[i, 1] = live + change
+                    n_found += 1
+            k += 1
+        if wait < ceiling:
+            heap_push(n_heap, wait, s, keys, values)
+            n_heap += 1
+        for i in range(n_found):
+            k = found[i, 0]
+            b, lo, hi = with_op(k, base, low, high)
+            b, lo, hi, t, after = settle(b, lo, hi, max(top, k + 1), found[i, 1], last, bound, pred_ptr, pred_idx,
+                                         latest, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays,
+                                         extra)  # fmt: skip
+            old, h = find(b, lo, hi, stamp, mask, table, bases, lows, highs)
+            if old >= 0:
+                continue
+            if n == limit:
+                return 2, bound, bound if sure < 0 else sure, n
+            bases[n] = b
+            lows[n] = lo
+            highs[n] = hi
+            tops[n] = t
+            lives[n] = after
+            parents[n] = s
+            moves[n] = k
+            tried[n] = -1
+            table[h] = stamp + n
+            n += 1
+            if b == last:
+                return 0, bound, bound if sure < 0 else sure, n
+            stack[n_stack] = n - 1
+            n_stack += 1
+
+
+@kernel
+def trace(
+    goal: int,
+    first: int,
+    bound: int,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+    bases: I64,
+    lows: I64,
+    highs: I64,
+    tops: I64,
+    parents: I64,
+    moves: I64,
+    alive: int,
+    path: I64,
+    sequence: I64,
+) -> None:
+    """Write the ops of the way to state `goal` into `sequence`, from its entry `first` on.
+
+    Between two states lie the move from the first and ops that :func:`settle` ran; which of those can run, and that
+    they stay within `bound`, does not depend on the order in which they do.
+    """
+    n = 0
+    s = goal
+    while s >= 0:
+        path[n] = s
+        n += 1
+        s = parents[s]
+    base = first
+    low = 0
+    high = 0
+    top = first
+    live = alive
+    at = first
+    for i in range(n - 1, -1, -1):
+        s = path[i]
+        k = moves[s]
+        if k >= 0:
+            _, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays,
+                                extra)  # fmt: skip
+            live += change
+            sequence[at] = k
+            at += 1
+            top = max(top, k + 1)
+            base, low, high = with_op(k, base, low, high)
+        moved = True
+        while moved:
+            moved = False
+            k = base
+            while k < tops[s] and latest[k] < top:
+                if has_run(k, bases[s], lows[s], highs[s]) and is_ready(k, base, low, high, pred_ptr, pred_idx):
+                    rise, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh,
+                                           stays, extra)  # fmt: skip
+                    if change <= 0 and live + rise <= bound:
+                        live += change
+                        sequence[at] = k
+                        at += 1
+                        top = max(top, k + 1)
+                        base, low, high = with_op(k, base, low, high)
+                        moved = True
+                k += 1
+
+
+@kernel
+def greedy(
+    first: int,
+    last: int,
+    alive: int,
+    bound: int,
+    least_after: bool,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+    trial: I64,
+) -> int:
+    """Write an order of ops ``first .. last - 1`` into `trial`; return its peak, or `bound` if that is more.
+
+    What stays within the peak so far and leaves no more alive than before runs at once; else the op that leaves least
+    alive, or with `least_after` false the one that takes least while it runs.
+    """
+    base = first
+    low = 0
+    high = 0
+    top = first
+    live = alive
+    peak = bound
+    for at in range(first, last):
+        best = -1
+        best_rise = 0
+        best_change = 0
+        k = base
+        while k < last and k - base < 124 and latest[k] < top:
+            if is_ready(k, base, low, high, pred_ptr, pred_idx):
+                rise, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh,
+                                       stays, extra)  # fmt: skip
+                better = change < best_change if least_after else rise < best_rise
+                if best < 0 or better:
+                    best = k
+                    best_rise = rise
+                    best_change = change
+                if change <= 0 and live + rise <= peak:
+                    best = k
+                    best_rise = rise
+                    best_change = change
+                    break
+            k += 1
+        trial[at] = best
+        peak = max(peak, live + best_rise)
+        live += best_change
+        top = max(top, best + 1)
+        base, low, high = with_op(best, base, low, high)
+    return peak
+
+
+@kernel
+def model(
+    n_ops: int,
+    in_ptr: I64,
+    in_idx: I64,
+    out_ptr: I64,
+    share: I64,
+    held: I64,
+    nbytes: I64,
+    scratch: I64,
+    before_ptr: I64,
+    before_idx: I64,
+    group: I64,
+    place: I64,
+    maker: I64,
+    seen: I64,
+    op_of: I64,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+    birth: I64,
+) -> tuple[int, int, int]:
+    """Fill the model of a graph, see the top of this file; `share` and `held` as in ``liveness.live_ranges``.
+
+    ``op_of`` (n,) names the op at each number of the model. ``group`` (n_tensors,), ``place`` (n_ops,), ``maker`` and
+    ``seen`` (n_tensors + n_ops each) are scratch; ``user_idx`` has as many entries as edges and tensors together,
+    ``pred_idx`` as edges and `before_idx`.
+
+    Returns
+    -------
+    (n, alive, start)
+        Ops of the model; bytes of network inputs that somebody reads or that are kept; bytes of all of them, which
+        are alive during the first step.
+
+    Notes
+    -----
+    O(n_edges).
+    """
+    n = 0
+    n_tensors = out_ptr[n_ops]
+    for t in range(n_tensors + 1):
+        user_ptr[t] = 0
+        seen[t] = -1
+    for op in range(n_ops):
+        start = in_ptr[op]
+        written = out_ptr[op]
+        k = n
+        if start == in_ptr[op + 1] and written < out_ptr[op + 1] and held[written] & 3:
+            k = -1
+        else:
+            op_of[n] = op
+            n += 1
+        place[op] = k
+        for t in range(written, out_ptr[op + 1]):
+            maker[t] = k
+            g = group[in_idx[start]] if share[op] == 1 else t
+            group[t] = g
+            birth[t] = k
+            size[t] = 0 if held[t] & 1 or g != t else nbytes[t]
+            # the entry after a group's own counts its readers until they are added up
+            if held[t] & 4 and held[g] & 1 == 0 and seen[g] == -1:
+                seen[g] = -2
+                user_ptr[g + 1] += 1
+    m = 0
+    n_pred = 0
+    pred_ptr[0] = 0
+    use_ptr[0] = 0
+    for k in range(n):
+        op = op_of[k]
+        mode = share[op]
+        written = out_ptr[op]
+        for e in range(in_ptr[op], in_ptr[op + 1]):
+            x = in_idx[e]
+            if maker[x] >= 0:
+                pred_idx[n_pred] = maker[x]
+                n_pred += 1
+            g = group[x]
+            if held[g] & 1:
+                continue
+            may = e - in_ptr[op] < mode - 1 and nbytes[g] == nbytes[written] and nbytes[x] == nbytes[written]
+            i = use_ptr[k]
+            while i < m and use_idx[i] != g:
+                i += 1
+            if i == m:
+                use_idx[m] = g
+                takes[m] = 0
+                user_ptr[g + 1] += 1
+                m += 1
+            if may:
+                takes[i] = 1
+        for e in range(before_ptr[op], before_ptr[op + 1]):
+            if place[before_idx[e]] >= 0:
+                pred_idx[n_pred] = place[before_idx[e]]
+                n_pred += 1
+        use_ptr[k + 1] = m
+        pred_ptr[k + 1] = n_pred
+    alive = 0
+    everything = 0
+    for t in range(n_tensors):
+        if user_ptr[t + 1] and held[t] & 3 == 2:
+            alive += nbytes[t]
+        if held[t] & 3 == 2:
+            everything += nbytes[t]
+        user_ptr[t + 1] += user_ptr[t]
+        maker[t] = user_ptr[t]
+    for k in range(n):
+        for e in range(use_ptr[k], use_ptr[k + 1]):
+            user_idx[maker[use_idx[e]]] = k
+            maker[use_idx[e]] += 1
+    for t in range(n_tensors):
+        if seen[t] == -2:
+            user_idx[maker[t]] = n
+    latest[n] = n
+    for k in range(n - 1, -1, -1):
+        op = op_of[k]
+        fresh[k] = 0
+        stays[k] = 0
+        extra[k] = scratch[op]
+        for t in range(out_ptr[op], out_ptr[op + 1]):
+            fresh[k] += size[t]
+            if user_ptr[t + 1] > user_ptr[t]:
+                stays[k] += size[t]
+        last = -1
+        for e in range(pred_ptr[k], pred_ptr[k + 1]):
+            last = max(last, pred_idx[e])
+        latest[k] = min(last, latest[k + 1])
+    return n, alive, everything
+
+
+@kernel
+def survey(
+    n: int,
+    alive: int,
+    start: int,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+    birth: I64,
+    successor: I64,
+    level: I64,
+    need: I64,
+    part: I64,
+) -> tuple[int, int]:
+    """Run a model in program order and bound every order from below; return ``(bound, peak of the program order)``.
+
+    An op that every earlier op has to precede and every later one to follow runs after the same set in every order, so
+    the parts between such ops are apart: ``part[k]`` is the end of the part that begins at ``k``, 0 elsewhere. What is
+    alive all through a part counts at each of its ops, with what the op itself reads, writes and takes.
+    ``level``, ``need`` (n + 1,): bytes alive before an op and while it runs; ``successor`` is scratch.
+
+    Notes
+    -----
+    O(n_edges).
+    """
+    live = alive
+    peak = start
+    for k in range(n):
+        rise, change = cost_of(k, k, 0, 0, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays,
+                               extra)  # fmt: skip
+        level[k] = live
+        need[k] = live + rise
+        live += change
+        peak = max(peak, need[k])
+        successor[k] = n
+        part[k] = 0
+        for e in range(pred_ptr[k], pred_ptr[k + 1]):
+            if successor[pred_idx[e]] == n:
+                successor[pred_idx[e]] = k
+    level[n] = live
+    begin = 0
+    reach = -1
+    bound = start
+    for i in range(1, n + 1):
+        reach = max(reach, successor[i - 1])
+        if i < n and (reach > i or latest[i + 1] < i):
+            continue
+        part[begin] = i
+        bound = max(bound, level[begin])
+        if i == begin + 1:
+            bound = max(bound, need[begin])
+        else:
+            through = level[begin]
+            for k in range(begin, i):
+                for e in range(use_ptr[k], use_ptr[k + 1]):
+                    g = use_idx[e]
+                    if birth[g] < begin and user_idx[user_ptr[g + 1] - 1] == k:
+                        through -= size[g]
+            for k in range(begin, i):
+                least = through + extra[k]
+                taken = False
+                for e in range(use_ptr[k], use_ptr[k + 1]):
+                    g = use_idx[e]
+                    if birth[g] >= begin or user_idx[user_ptr[g + 1] - 1] < i:
+                        least += size[g]
+                    taken = taken or takes[e] == 1
+                bound = max(bound, least if taken else least + fresh[k])
+        begin = i
+    return bound, peak
+
+
+@kernel
+def solve(
+    at: int,
+    n: int,
+    bound: int,
+    peak: int,
+    final: bool,
+    limit: int,
+    stamp: int,
+    mask: int,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+    level: I64,
+    need: I64,
+    part: I64,
+    bases: I64,
+    lows: I64,
+    highs: I64,
+    tops: I64,
+    lives: I64,
+    parents: I64,
+    moves: I64,
+    tried: I64,
+    stack: I64,
+    keys: I64,
+    values: I64,
+    table: I64,
+    found: I64,
+    trial: I64,
+    sequence: I64,
+) -> tuple[int, int, int, int]:
+    """Find the best order of each part from op `at` on, after :func:`survey`; `sequence` first holds the program's.
+
+    `bound` is what no order goes below and `peak` what the parts so far (and `bound`) come to. A part that stays within
+    `peak` as it is is left alone. Out of states, a part is given up for the best of three orders if `final` is true.
+
+    Returns
+    -------
+    (at, bound, peak, stamp)
+        ``at < n``: the part there needs more states. The order is optimal if ``bound == peak`` at the end.
+    """
+    while at < n:
+        end = part[at]
+        ceiling = peak
+        for k in range(at, end):
+            ceiling = max(ceiling, need[k])
+        if ceiling > peak:
+            what, reached, sure, n_states = search(
+                at, end, level[at], peak, ceiling, limit, stamp, mask, pred_ptr, pred_idx, latest, use_ptr, use_idx,
+                takes, user_ptr, user_idx, size, fresh, stays, extra, bases, lows, highs, tops, lives, parents, moves,
+                tried, stack, keys, values, table, found)  # fmt: skip
+            stamp += n_states
+            if what == 2:
+                if not final:
+                    return at, bound, peak, stamp
+                reached = ceiling
+                for policy in range(2):
+                    tall = greedy(at, end, level[at], peak, policy == 0, pred_ptr, pred_idx, latest, use_ptr, use_idx,
+                                  takes, user_ptr, user_idx, size, fresh, stays, extra, trial)  # fmt: skip
+                    if tall < reached:
+                        reached = tall
+                        for k in range(at, end):
+                            sequence[k] = trial[k]
+            if what == 0:
+                trace(n_states - 1, at, reached, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr,
+                      user_idx, size, fresh, stays, extra, bases, lows, highs, tops, parents, moves, level[at], stack,
+                      sequence)  # fmt: skip
+            # below the peak so far nothing was told apart
+            if sure > peak:
+                bound = max(bound, sure)
+            peak = reached
+        at = end
+    return at, bound, peak, stamp
+
+
+@kernel
+def minimum_peaks(
+    graph_ptr: I64,
+    in_ptr: I64,
+    in_idx: I32,
+    nbytes: I64,
+    share: I32,
+    held: I32,
+    scratch: I64,
+    limit: int,
+    mask: int,
+    needs: I64,
+    node_ptr: I64,
+    edges: I64,
+    modes: I64,
+    holds: I64,
+    own_bytes: I64,
+    own_scratch: I64,
+    root: I64,
+    reads: I64,
+    before_ptr: I64,
+    before_idx: I64,
+    group: I64,
+    place: I64,
+    maker: I64,
+    seen: I64,
+    op_of: I64,
+    pred_ptr: I64,
+    pred_idx: I64,
+    latest: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    takes: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    size: I64,
+    fresh: I64,
+    stays: I64,
+    extra: I64,
+    birth: I64,
+    successor: I64,
+    level: I64,
+    need: I64,
+    part: I64,
+    bases: I64,
+    lows: I64,
+    highs: I64,
+    tops: I64,
+    lives: I64,
+    parents: I64,
+    moves: I64,
+    tried: I64,
+    stack: I64,
+    keys: I64,
+    values: I64,
+    table: I64,
+    found: I64,
+    trial: I64,
+    sequence: I64,
+    peaks: I64,
+    bounds: I64,
+) -> int:
+    """Least peak of each of many graphs whose nodes write one tensor each; ``plan.order.minimum_peaks`` words it all.
+
+    Fills ``peaks`` and ``bounds``; returns -1, or the first node that is not well formed. `needs` (6,): inputs
+    that each code of `share` needs. The rest is scratch for the largest graph, but ``node_ptr`` counts from 0 and
+    ``table`` (mask + 1,) holds -1. Pointers need not begin with 0.
+    """
+    stamp = 0
+    first_node = graph_ptr[0]
+    for g in range(graph_ptr.shape[0] - 1):
+        origin = graph_ptr[g] - first_node
+        n_ops = graph_ptr[g + 1] - graph_ptr[g]
+        first_edge = in_ptr[origin]
+        total = 0
+        overwrites = False
+        reads[0] = 0
+        for k in range(n_ops):
+            node = origin + k
+            code = share[node]
+            hold = held[node]
+            bytes_here = nbytes[node]
+            extra_here = scratch[node]
+            end = in_ptr[node + 1] - first_edge
+            if end < reads[k] or end > edges.shape[0] or bytes_here < 0 or extra_here < 0 or hold < 0 or hold > 7:
+                return node
+            if code < 0 or code > 5 or end - reads[k] < needs[code] or (hold & 2 and end > reads[k]):
+                return node
+            for e in range(reads[k], end):
+                x = in_idx[first_edge - in_ptr[0] + e]
+                if x < 0 or x >= k:
+                    return node
+                edges[e] = x
+            # each addend is checked, so that the sum cannot wrap before it is seen to be too large
+            if bytes_here >= 1 << 61 or extra_here >= 1 << 61:
+                return node
+            total += bytes_here
+            if total >= 1 << 61:
+                return node
+            reads[k + 1] = end
+            modes[k] = 1 if code == 4 else 0 if code == 5 else code
+            holds[k] = hold
+            own_bytes[k] = bytes_here
+            own_scratch[k] = extra_here
+            root[k] = root[edges[reads[k]]] if code == 1 else k
+            overwrites = overwrites or code >= 4
+        for k in range(n_ops + 1):
+            before_ptr[k] = 0
+        if overwrites:
+            n_before = 0
+            for k in range(n_ops):
+                before_ptr[k] = n_before
+                if share[origin + k] < 4:
+                    continue
+                target = root[edges[reads[k]]]
+                for r in range(k):
+                    reader = False
+                    for e in range(reads[r], reads[r + 1]):
+                        reader = reader or root[edges[e]] == target
+                    if reader and share[origin + r] != 1:
+                        before_idx[n_before] = r
+                        n_before += 1
+            before_ptr[n_ops] = n_before
+        n, alive, start = model(n_ops, reads, edges, node_ptr, modes, holds, own_bytes, own_scratch, before_ptr,
+                                before_idx, group, place, maker, seen, op_of, pred_ptr, pred_idx, latest,
+                                use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra,
+                                birth)  # fmt: skip
+        bound, peak = survey(n, alive, start, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr, user_idx,
+                             size, fresh, stays, extra, birth, successor, level, need, part)  # fmt: skip
+        if peak > bound:
+            for k in range(n):
+                sequence[k] = k
+            _, bound, peak, stamp = solve(0, n, bound, bound, True, limit, stamp, mask, pred_ptr, pred_idx, latest,
+                                          use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra, level,
+                                          need, part, bases, lows, highs, tops, lives, parents, moves, tried, stack,
+                                          keys, values, table, found, trial, sequence)  # fmt: skip
+        peaks[g] = peak
+        bounds[g] = bound
+    return -1
