@@ -1,6 +1,8 @@
 """Limits: budgets of a search space, against a space whose every number stands in a table."""
 
+import concurrent.futures
 import pickle
+import threading
 import time
 
 import numpy as np
@@ -302,3 +304,22 @@ def test_no_candidates_are_no_answers(space):
     assert limit.violation(none).shape == (0, 3)
     assert {k: v.shape for k, v in limit.values(none).items()} == dict.fromkeys(limit.names, (0,))
     assert limit.mask(none).dtype == bool
+
+
+def test_each_thread_has_functions_of_its_own():
+    space = Fast()
+    limit = Limit(space, params=700, minimum_peak=2000, training=700, train_batch=2)
+    expected = limit.mask(ROWS).tolist()
+    space.asked.clear()
+
+    def ask(_):
+        barrier.wait()
+        list(limit.items(ROWS[0]))
+        assert limit.value("peak", ROWS[3]) == value(ROWS[3], "inference_peak")
+        return [limit.ok(row) for row in ROWS]
+
+    barrier = threading.Barrier(4)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [expected] * 4
+    made = [labels for kind, labels in space.asked if kind == "evaluator"]
+    assert all(made.count(labels) % 4 == 0 for labels in made)

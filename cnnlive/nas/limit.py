@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -179,9 +180,8 @@ class Limit:
             stages[0] = [label for label in stages[0] if label != "inference_peak"] + ["inference_peak"]
         self._stages = [(tuple(labels), tuple(self.budgets.get(label, _TOP) for label in labels))
                         for labels in stages if labels]  # fmt: skip
-        self._rows: list[tuple[Row, tuple[int, ...]]] = []
-        self._least_row: Row | None = None
-        self._all_rows: list[Row] = []
+        # Functions of single candidates have scratch of their own: each thread has its functions.
+        self._own = _Own()
 
     # ------------------------------------------------------------------------------ what is asked
 
@@ -215,7 +215,8 @@ class Limit:
         a space of slots. With a budget for the minimum peak, a candidate that keeps it in program order is not ordered.
         """
         first: Sequence[int] | None = None
-        for run, tops in self._rows or self._compile():
+        own = self._own
+        for run, tops in own.stages or self._compile():
             found = run(x)
             for value, top in zip(found, tops, strict=True):
                 if value > top:
@@ -224,8 +225,8 @@ class Limit:
                 first = found
         if self._least is None or (first is not None and first[-1] <= self._least):
             return True
-        assert self._least_row is not None
-        return bool(self._least_row(x)[0] <= self._least)
+        assert own.least is not None
+        return bool(own.least(x)[0] <= self._least)
 
     def __call__(self, x: ArrayLike) -> bool:
         """Whether one candidate fits: :meth:`ok`."""
@@ -323,13 +324,30 @@ class Limit:
         SpaceError
             If `x` is no genotype of the space.
         """
-        if not self._all_rows:
-            self._all_rows = [self._row(labels) for labels in self._groups()]
+        own = self._own
+        if not own.groups:
+            own.groups = [(labels, self._row(labels)) for labels in self._groups()]
         found: dict[str, int] = {}
-        for labels, run in zip(self._groups(), self._all_rows, strict=True):
+        for labels, run in own.groups:
             found.update(zip(labels, run(x), strict=True))
         for label, top in self.budgets.items():
             yield label, (found[label] - top) / float(top)
+
+    def value(self, metric: str, x: ArrayLike) -> int:
+        """Evaluate one metric of one candidate, under this limit's settings; the metric needs no budget.
+
+        Raises
+        ------
+        AttributeValueError
+            For an unknown metric.
+        SpaceError
+            If `x` is no genotype of the space.
+        """
+        label = _label(metric)
+        run = self._own.single.get(label)
+        if run is None:
+            run = self._own.single[label] = self._row((label,))
+        return int(run(x)[0])
 
     def sample(self, n: int, *, rng: np.random.Generator | int | None = None) -> I64:
         """Draw n members uniformly from those that fit: the space's `sample`."""
@@ -355,7 +373,8 @@ class Limit:
             For an unknown metric.
         """
         label = _label(metric)
-        return Efficiency(self, label, self._row((label,)))
+        self.setting_of(label)
+        return Efficiency(self, label)
 
     def profile(self, sample: Mapping[str, Any]) -> float:
         """Return the largest relative violation of a sample: the protocol of NNI's profilers.
@@ -404,15 +423,14 @@ class Limit:
         return partial(_evaluate_row, self.space, labels, self._arguments(labels))
 
     def _compile(self) -> list[tuple[Row, tuple[int, ...]]]:
+        own = self._own
         if self._least is not None:
-            self._least_row = self._row(("minimum_peak",))
-        self._rows = [(self._row(labels), tops) for labels, tops in self._stages]
-        return self._rows
+            own.least = self._row(("minimum_peak",))
+        own.stages = [(self._row(labels), tops) for labels, tops in self._stages]
+        return own.stages
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("_rows", "_least_row", "_all_rows")
-        }
+        return {name: value for name, value in self.__dict__.items() if name != "_own"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -423,6 +441,16 @@ class Limit:
             f"{label} <= {top:,}{'' if label in _COUNTS else ' B'}" for label, top in self.budgets.items()
         )
         return f"Limit({self.space!r}, {shown})"
+
+
+class _Own(threading.local):
+    """What a thread has compiled for single candidates."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[Row, tuple[int, ...]]] = []
+        self.least: Row | None = None
+        self.groups: list[tuple[tuple[str, ...], Row]] = []
+        self.single: dict[str, Row] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -439,7 +467,6 @@ class Efficiency:
 
     limit: Limit
     label: str
-    _run: Row
 
     def get_efficiency(self, candidate: Any) -> int:
         """Return the metric of a candidate: in the space's own notation, or values by names of genes.
@@ -449,10 +476,7 @@ class Efficiency:
         SpaceError
             If it is no candidate of the space.
         """
-        return int(self._run(read_candidate(self.limit.space, candidate))[0])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Limit.as_efficiency, (self.limit, self.label)
+        return self.limit.value(self.label, read_candidate(self.limit.space, candidate))
 
     predict_efficiency = get_efficiency
     profile = get_efficiency
