@@ -16,7 +16,9 @@ from cnnlive.errors import DTypeError
 __all__ = [
     "DTYPES",
     "DTYPE_CODE",
+    "F64",
     "FLOATING",
+    "I16",
     "I64",
     "IS_FLOATING",
     "ITEMSIZE",
@@ -31,6 +33,8 @@ __all__ = [
     "promote",
 ]
 
+F64: TypeAlias = NDArray[np.float64]
+I16: TypeAlias = NDArray[np.int16]
 I64: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 Attrs: TypeAlias = Mapping[str, Any]

@@ -23,7 +23,7 @@ from cnnlive.ops import Operator, operator, weights_of
 if TYPE_CHECKING:
     from cnnlive._types import Attrs, Shape
 
-__all__ = ["Leaf", "Tape", "record"]
+__all__ = ["Carried", "Leaf", "Piece", "PieceTape", "Tape", "record", "record_piece"]
 
 # Codes of the derivative, see cnnlive._kernels.backward.train_step.
 TEMPORARY, FRESH, SAME, VIEW, NARROW, RESHAPE, SPREAD, PERMUTE, ZEROS, FREE = range(10)
@@ -120,6 +120,92 @@ class Tape(Columns):
         return len(self.code) + 3 * len(self.edge_value) + len(self.out_value) + 2
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a piece of a net has to know of a tensor that an earlier piece made.
+
+    Attributes
+    ----------
+    dtype : str
+        The type it really has; under autocast not that of the graph.
+    grad : bool
+        Whether backward wants a gradient of it.
+    layout : int
+        `CONTIGUOUS`, `PERMUTED` or `STRIDED`.
+    view : bool
+        Whether it looks at another tensor's bytes: what runs in place on it is differentiated in another way.
+    store : int
+        Which of the given storages it lies in; -1: it is the network's input, which is counted apart.
+    """
+
+    dtype: str
+    grad: bool
+    layout: int
+    view: bool
+    store: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """How a net is a piece of a larger one, whose placeholder inputs are what earlier pieces made.
+
+    Attributes
+    ----------
+    given : tuple of Carried
+        The tensors of the net's first ops, which are placeholders.
+    store_nbytes : tuple of int
+        Bytes of each given storage.
+    store_held : tuple of bool
+        Whether backward nodes of earlier pieces hold it.
+    handed : tuple of int
+        Tensors that later pieces read: Python holds them until the piece has run.
+    wanted : tuple of int
+        Tensors that get a gradient from later pieces.
+    last : bool
+        The piece ends with the loss; its outputs are the network's.
+    """
+
+    given: tuple[Carried, ...]
+    store_nbytes: tuple[int, ...]
+    store_held: tuple[bool, ...]
+    handed: tuple[int, ...]
+    wanted: tuple[int, ...]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PieceTape:
+    """The tape of a piece of a net; its given storages are its first ones, made by the record before the first op.
+
+    Attributes
+    ----------
+    tape : Tape
+    values : tuple of int
+        Value of each tensor of the net.
+    stores : tuple of int
+        Storage of each tensor, -1: none of the piece's.
+    carried : tuple of Carried
+        What later pieces have to know of each tensor; ``store`` as in `stores`.
+    held : frozenset of int
+        Storages that backward nodes of the piece hold.
+    packed : frozenset of int
+        Storages that ops of the piece keep, also where the loss does not lead.
+    cast_stores : tuple of int
+        Storages that autocast holds until all forward is over.
+    n_forward : int
+        Records before the loss.
+    """
+
+    tape: Tape
+    values: tuple[int, ...]
+    stores: tuple[int, ...]
+    carried: tuple[Carried, ...]
+    held: frozenset[int]
+    packed: frozenset[int]
+    cast_stores: tuple[int, ...]
+    n_forward: int
+
+
 def record(
     net: Lowered,
     *,
@@ -180,6 +266,49 @@ def record(
         recorder.autocast = autocast if autocast_loss else None
         recorder.lose(loss, aux_weight)
     return recorder.tape()
+
+
+def record_piece(
+    net: Lowered,
+    piece: Piece,
+    *,
+    device: str = "cuda",
+    dtype: str | None = None,
+    autocast: str | None = None,
+    loss: str = "cross_entropy",
+) -> PieceTape:
+    """Record the training step of a piece of a net; what is run before and behind it is in `piece`.
+
+    Options and complexity as for :func:`record`.
+
+    Raises
+    ------
+    GraphError
+        If an op runs in place on a given tensor that is a view.
+    """
+    r = _Recorder(net, True, device, dtype, autocast, (), False, True, False)
+    r.piece = piece
+    stores = [r.store(r.bytes_of(nbytes), until=0) for nbytes in piece.store_nbytes]
+    r.op = -1
+    r.add("given", [], [], [], alloc=stores)
+    for op in range(net.n_ops):
+        r.run(op)
+    if piece.last:
+        r.autocast = None
+        r.lose(loss, None)
+    else:
+        r.op = -1
+        r.add("handed", [], [], [])
+    tape = r.tape()
+    n = net.n_tensors
+    values = tuple(r.of_tensor[t] for t in range(n))
+    carried = tuple(Carried(r.v_dtype[v], r.v_grad[v], r.v_layout[v], v in r.base, r.v_store[v]) for v in values)
+    return PieceTape(
+        tape, values, tuple(r.v_store[v] for v in values), carried,
+        frozenset(tape.saved_idx.tolist()), frozenset(s for row in r.saved for s in row),
+        tuple(s for s, until in enumerate(r.s_until) if until == _FORWARD_END),
+        r.n_forward if piece.last else len(r.records),
+    )  # fmt: skip
 
 
 # Layout of a tensor, and how a gradient made anew gets its own.
@@ -264,6 +393,7 @@ class _Recorder:
         self.root = -1
         self.n_forward = 0
         self.op = 0
+        self.piece: Piece | None = None  # what runs before and behind the net, where it is part of a larger one
 
     # -------------------------------------------------------------- pieces
 
@@ -339,6 +469,10 @@ class _Recorder:
         `over` is the value that the op overwrites, if it runs in place: the first of `ins`.
         """
         if over in self.base:
+            if self.base[over] == _ELSEWHERE:
+                raise GraphError(
+                    f"{self.net.op_names[self.op]} ({name}) runs in place on a view that an earlier slot made"
+                )
             if any(rule is not None and self.v_grad[v] for v, rule in zip(ins, rules, strict=False)):
                 self._add_over_view(name, ins, outs, rules, alloc, saves, before)
                 return
@@ -504,7 +638,9 @@ class _Recorder:
         attrs = self.net.op_attrs[op]
         reads = self.in_idx[self.in_ptr[op] : self.in_ptr[op + 1]]
         written = range(self.out_of[op], self.out_of[op + 1])
-        if kind == "input":
+        if kind == "input" and self.piece is not None and op < len(self.piece.given):
+            self.give(op, self.piece.given[op])
+        elif kind == "input":
             tensor = written[0]
             dtype = self.dtypes[tensor]
             spec = self.full(tensor, ITEMSIZE[dtype])
@@ -529,9 +665,28 @@ class _Recorder:
                     self.s_until_op[s] = max(self.s_until_op[s], self.last[t])
                     if self.s_tensor[s] < 0:
                         self.s_tensor[s] = t
-                    if self.is_output[t]:
-                        self.s_until[s] = _END
+                    self.keep(t, s)
         self.last_record.append(len(self.records) - 1)
+
+    def keep(self, tensor: int, store: int) -> None:
+        """Hold the storage of an output: of the network's to the end, of a piece's until the piece has run."""
+        if self.piece is not None and not self.piece.last:
+            if tensor in self.piece.handed:
+                self.s_until[store] = _PIECE_END
+        elif self.is_output[tensor]:
+            self.s_until[store] = _END
+
+    def give(self, op: int, given: Carried) -> None:
+        """Make the value of a placeholder, whose storage is there already."""
+        tensor = self.out_of[op]
+        value = self.value(self.full(tensor, ITEMSIZE[given.dtype]), given.dtype, given.store, given.grad, given.layout)
+        self.of_tensor[tensor] = value
+        if given.view:
+            self.base[value] = _ELSEWHERE
+        if given.store >= 0:
+            self.s_until_op[given.store] = max(self.s_until_op[given.store], self.last[tensor])
+            self.s_tensor[given.store] = tensor
+            self.keep(tensor, given.store)
 
     def derive(
         self,
@@ -744,20 +899,24 @@ class _Recorder:
         for s, until in enumerate(self.s_until):
             if until == _END:
                 continue
-            end = forward_end if until == _FORWARD_END else until
+            end = n - 1 if until == _PIECE_END else forward_end if until == _FORWARD_END else until
             if self.s_until_op[s] >= 0:
                 end = max(end, last_record[self.s_until_op[s]])
             drops[min(end, n - 1)].append(s)
-        reached = self._reached([self.root])
+        inner = self.piece is not None and not self.piece.last
+        wanted = self.piece.wanted if self.piece is not None and inner else ()
+        reached = self._reached([self.of_tensor[t] for t in wanted] if inner else [self.root])
         saved = [row if p in reached else () for p, row in enumerate(self.saved)]
         refs = [1] * len(self.s_spec)
         for row in saved:
             for s in row:
                 refs[s] += 1
         # An output that is in no loss holds what its backward would read, for as long as it lives itself.
-        for p in self._reached([self.of_tensor[t] for t in self.net.outputs.tolist()]) - reached:
+        for p in self._reached([self.of_tensor[t] for t in self.net.outputs.tolist()]) - reached if not inner else ():
             for s in self.saved[p]:
                 refs[s] += 1
+        for s, held in enumerate(self.piece.store_held if self.piece is not None else ()):
+            refs[s] += held
         uses = [0] * len(self.v_spec)
         for p in reached:
             for v in self.edges[p]:
@@ -811,7 +970,8 @@ class _Recorder:
 
 _ROLES: Final = ("weight", "bias", "buffer", "counter")
 # Ends that are known only when all is recorded.
-_END, _FORWARD_END, _LOSS_END = -1, -2, -3
+_END, _FORWARD_END, _LOSS_END, _PIECE_END = -1, -2, -3, -4
+_ELSEWHERE: Final = -1  # what a given view looks at is no value of the piece
 _LOSS_OPS: Final = {
     "mse": "mse_loss",
     "bce": "binary_cross_entropy",

@@ -233,8 +233,8 @@ class SearchSpace(abc.ABC):
             bad = (x < 0) | (x >= top if x.dtype.kind == "i" else x.astype(np.uint64) >= top.astype(np.uint64))
             row, column = (int(k[0]) for k in np.nonzero(bad))
             gene = self.genes[column]
-            raise SpaceError(f"row {row} of the genotypes has {x[row, column]} at gene {gene.name!r} (column {column}); "
-                             f"allowed: 0 to {gene.cardinality - 1}, for {_shown(gene.values)}")  # fmt: skip
+            raise SpaceError(f"row {row} of the genotypes has {x[row, column]} at gene {gene.name!r} (column "
+                             f"{column}); allowed: 0 to {gene.cardinality - 1}, for {_shown(gene.values)}")  # fmt: skip
         return x
 
     def row(self, x: ArrayLike) -> tuple[int, ...]:
@@ -278,7 +278,8 @@ class SearchSpace(abc.ABC):
         `sample` draws members uniformly.
         """
         rng = np.random.default_rng(rng)
-        return self.canonical(rng.integers(0, self.cardinalities, (n, self.n_genes), dtype=np.int64))
+        drawn: I64 = self.canonical(rng.integers(0, self.cardinalities, (n, self.n_genes), dtype=np.int64))
+        return drawn
 
     def canonical(self, X: ArrayLike) -> I64:  # noqa: N803
         """Return genotypes with 0 where a gene decides nothing; two rows are the same net iff these are equal."""
@@ -286,7 +287,8 @@ class SearchSpace(abc.ABC):
 
     def encode(self, native: Any) -> I64:
         """Return the genotype of a candidate in the space's own notation; here a mapping of gene to value."""
-        return self.canonical(self.from_values(native))[0]
+        row: I64 = self.canonical(self.from_values(native))[0]
+        return row
 
     def decode(self, x: ArrayLike) -> Any:
         """Return a genotype in the space's own notation; here a mapping of gene to value."""
@@ -345,5 +347,3 @@ class SearchSpace(abc.ABC):
 def _shown(values: Sequence[Any]) -> str:
     shown = ", ".join(map(repr, values[:12]))
     return shown + (f", ... ({len(values)} values)" if len(values) > 12 else "")
-
-

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cnnlive._types import I64
-from cnnlive.errors import CnnliveError, SpaceError
+from cnnlive._kernels.trellis import narrow
+from cnnlive._types import I64, column, frozen
+from cnnlive.errors import SpaceError, close_names
 from cnnlive.graph import Graph, Tensor
-from cnnlive.nas.base import SearchSpace
+from cnnlive.nas._chunks import run_chunks
+from cnnlive.nas.base import Metric, SearchSpace, Setting, read_metrics, read_setting
+from cnnlive.nas.fragment import Fragment, build_option
+from cnnlive.nas.search import Best, Search, Walk
+from cnnlive.nas.trellis import Trellis, compile_trellis, walk_numbers
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from cnnlive.plan.optimizers import Optimizer
 
 __all__ = ["Slot", "Space"]
 
@@ -68,6 +79,13 @@ class Space(SearchSpace):
         super().__init__(name, tuple(genes))
         self.slots = tuple(slots)
         self._read_slots()
+        self._start()
+
+    def _start(self) -> None:
+        self.fragments: dict[Any, Fragment] = {}
+        self._trellises: dict[Any, Trellis] = {}
+        self._searches: dict[Any, Search] = {}
+        self._lock = threading.RLock()
 
     def _read_slots(self) -> None:
         if not self.slots:
@@ -75,7 +93,9 @@ class Space(SearchSpace):
         names = [slot.name for slot in self.slots]
         for slot in self.slots:
             if not slot.name or "." in slot.name or names.count(slot.name) > 1:
-                raise SpaceError(f"space {self.name!r}: slots need names of their own, without a dot, not {slot.name!r}")
+                raise SpaceError(
+                    f"space {self.name!r}: slots need names of their own, without a dot, not {slot.name!r}"
+                )
             for gene in (*slot.genes.values(), *slot.when):
                 if gene not in self._position:
                     raise SpaceError(f"slot {slot.name!r} reads gene {gene!r}, which space {self.name!r} does not have")
@@ -134,29 +154,348 @@ class Space(SearchSpace):
                 active[:, self._position[gene]] |= on
         return np.where(active, x, 0)
 
-    # evaluate, count, sample, best, pareto, walk, mutate: the trellis, see below
+    def columns_of(self, slot: Slot) -> tuple[int, ...]:
+        """Columns of a genotype that decide what a slot holds."""
+        return tuple(dict.fromkeys(self._position[g] for g in (*slot.when, *slot.genes.values())))
+
+    def column_of(self, gene: str) -> int:
+        """Column of a gene in a genotype.
+
+        Raises
+        ------
+        SpaceError
+            If there is no such gene.
+        """
+        if gene not in self._position:
+            raise SpaceError(f"space {self.name!r} has no gene {gene!r}{close_names(gene, self._position)}")
+        return self._position[gene]
+
+    def answer(self, x: I64, metric: Metric, setting: Setting) -> I64:
+        """Evaluate one metric under a setting that has been read."""
+        with self._lock:
+            found = self._compiled((metric,), setting)
+        short = np.ascontiguousarray(x, np.int16)
+        short.setflags(write=False)
+        bad, numbers = walk_numbers(short, found.program, found.table,
+                                    found.question.tail, found.n_stages, found.question.n_numbers)  # fmt: skip
+        assert bad < 0
+        return found.question.answer(numbers)[found.question.metrics[0].label]
+
+    def _compiled(self, wanted: tuple[Metric, ...], asked: Setting, progress: bool | None = None) -> Trellis:
+        key = (frozenset((m.name, m.optimizer) for m in wanted), asked)
+        found = self._trellises.get(key)
+        if found is None:
+            found = compile_trellis(self, wanted, asked, progress)
+            while len(self._trellises) >= _KEPT:
+                del self._trellises[next(iter(self._trellises))]
+            self._trellises[key] = found
+        return found
+
+    def compile(
+        self,
+        metrics: str | Sequence[str] = ("params", "macs", "inference_peak"),
+        *,
+        optimizer: str | Optimizer = "adam",
+        optimizer_options: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+        **setting: Any,
+    ) -> Trellis:
+        """Build and measure every option for every state that it can meet, once; `evaluate` does it when needed.
+
+        Parameters
+        ----------
+        metrics, optimizer, optimizer_options, **setting
+            As for :meth:`evaluate`.
+        progress : bool, optional
+            Show how far it is, on standard error. Default: on a terminal.
+
+        Raises
+        ------
+        SpaceError
+            If an option cannot be built for a shape that it can meet (names slot, option and shape), or a space does
+            not come apart: slots that hand on two views of one tensor, or that fusion joins.
+
+        Notes
+        -----
+        One small graph per option and shape that comes in, equal ones once; a few milliseconds each. Graphs are kept
+        for further questions.
+        """
+        asked = read_setting(**setting)
+        wanted = read_metrics(metrics, optimizer, asked.device, **(optimizer_options or {}))
+        with self._lock:
+            return self._compiled(wanted, asked, progress)
+
+    def _trellis(
+        self, metrics: str | Sequence[str], optimizer: str | Optimizer, options: Mapping[str, Any] | None,
+        setting: Mapping[str, Any],
+    ) -> tuple[Trellis, tuple[Metric, ...]]:  # fmt: skip
+        asked = read_setting(**setting)
+        wanted = read_metrics(metrics, optimizer, asked.device, **(options or {}))
+        return self.compile(metrics, optimizer=optimizer, optimizer_options=options, **setting), wanted
+
+    def evaluate(
+        self,
+        X: ArrayLike,  # noqa: N803
+        metrics: str | Sequence[str] = ("params", "macs", "inference_peak"),
+        *,
+        optimizer: str | Optimizer = "adam",
+        threads: int | None = None,
+        executor: Executor | None = None,
+        optimizer_options: Mapping[str, Any] | None = None,
+        **setting: Any,
+    ) -> dict[str, I64]:
+        """Evaluate many candidates.
+
+        Parameters
+        ----------
+        X : (n, n_genes) integers
+            Genotypes; an (n, n_genes) int16 array that is C-contiguous is read as it is. No rows: empty columns.
+        metrics : str or sequence of str
+            Of :data:`cnnlive.nas.METRICS`; ``"training_peak:sgd"`` for another optimizer than `optimizer`.
+        optimizer : str or Optimizer
+        threads : int, optional
+            Default: every core that this process may use.
+        executor : concurrent.futures.Executor, optional
+            Takes chunks of rows instead of threads; tables are sent along.
+        optimizer_options : mapping, optional
+            The optimizer's own, as for :func:`cnnlive.plan_training`.
+        **setting
+            See :func:`cnnlive.nas.base.read_setting`: batch, dtype, weight_dtype, profile, fuse, inplace, precision,
+            device, loss, convention.
+
+        Returns
+        -------
+        dict of str to (n,) int64
+            What the planners give for :meth:`graph` of each row.
+
+        Raises
+        ------
+        SpaceError
+            For genotypes that are none of this space (names the first row and gene); what :meth:`compile` raises.
+
+        Notes
+        -----
+        O(n · genes) table reads, after one compilation per setting.
+        """
+        trellis, wanted = self._trellis(metrics, optimizer, optimizer_options, setting)
+        x = self._rows(X)
+        cards = column(self.cardinalities)
+        parts = run_chunks(
+            len(x), lambda a, b: (_walk, (trellis.program, trellis.table, trellis.question.tail, trellis.n_stages,
+                                          trellis.question.n_numbers, x[a:b], cards)),
+            threads=threads, executor=executor, unit=_UNIT,
+        )  # fmt: skip
+        if any(numbers is None for numbers in parts):
+            self.check(X)  # says which row
+            raise SpaceError(f"genotypes of space {self.name!r} are out of range")
+        n_numbers = trellis.question.n_numbers
+        found = [numbers for numbers in parts if numbers is not None]
+        numbers = found[0] if len(found) == 1 else np.concatenate([np.zeros((n_numbers, 0), np.int64), *found], axis=1)
+        answered = trellis.question.answer(numbers)
+        return {m.label: answered[_same(trellis.question.metrics, m)] for m in wanted}
+
+    def _rows(self, X: ArrayLike) -> Any:  # noqa: N803
+        """Return genotypes in a type that the kernels read; their values are checked there."""
+        x = np.asarray(X)
+        if x.ndim == 2 and x.shape[1] == self.n_genes and len(x) and x.dtype.kind in "iu":
+            if x.dtype in (np.int16, np.int64):
+                return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+            if x.dtype.itemsize == 1:
+                return x.astype(np.int16)
+            if x.dtype != np.uint64:
+                return x.astype(np.int64)
+        checked = self.check(X)
+        return np.ascontiguousarray(checked, np.int16)
+
+    def evaluator(
+        self,
+        metrics: str | Sequence[str],
+        *,
+        optimizer: str | Optimizer = "adam",
+        optimizer_options: Mapping[str, Any] | None = None,
+        **setting: Any,
+    ) -> Callable[[ArrayLike], tuple[int, ...]]:
+        """Return a function from one genotype to its metrics, in the order asked for, as integers.
+
+        The fast way to one candidate at a time: a microsecond or two. The function is not for several threads at once;
+        each takes its own. It raises SpaceError for what is no genotype.
+        """
+        trellis, wanted = self._trellis(metrics, optimizer, optimizer_options, setting)
+        one, n_genes = trellis.walker(), self.n_genes
+        question = trellis.question
+        names = (*question.adds, *question.peaks)
+        plain = [names.index(m.name) if m.name in names else -1 for m in wanted]
+
+        def evaluate(x: ArrayLike) -> tuple[int, ...]:
+            row = x
+            if type(row) is not np.ndarray or row.dtype != np.int64 or row.ndim != 1 or not row.flags.c_contiguous:
+                row = np.array(self.row(x), np.int64)
+            if row.shape[0] != n_genes:
+                self.row(x)
+            try:
+                numbers = one(row)
+            except SpaceError:
+                self.row(x)  # says which gene
+                raise
+            if direct is not None:
+                return tuple(numbers[direct].tolist())
+            answered = question.answer(numbers[:, None])
+            return tuple(int(answered[_same(question.metrics, m)][0]) for m in wanted)
+
+        direct = np.array(plain) if min(plain) >= 0 else None
+        return evaluate
+
+    # ------------------------------------------------------------------ search, see cnnlive.nas.search
+
+    def count(self, limit: Any = None) -> int:
+        """Count the members that fit a limit, or all; an exact integer of any size.
+
+        Parameters
+        ----------
+        limit : cnnlive.nas.Limit, optional
+
+        Raises
+        ------
+        SpaceError
+            If the sums that have to be told apart are too many to keep (see :class:`cnnlive.nas.search.Search`).
+        """
+        return self._search(limit).count()
+
+    def sample(self, n: int, limit: Any = None, *, rng: np.random.Generator | int | None = None) -> I64:
+        """Draw n members uniformly from those that fit, without rejection.
+
+        Raises
+        ------
+        SpaceError
+            If no member fits; as :meth:`count`.
+
+        Notes
+        -----
+        Chances are ratios of exact counts, rounded to 53 bits. O(n · slots) after one pass over the trellis, which is
+        kept with the space.
+        """
+        return self._search(limit).sample(n, np.random.default_rng(rng))
+
+    def best(self, objective: Any = "macs", limit: Any = None) -> Best:
+        """Find the member with the largest score that fits a limit, with proof.
+
+        Parameters
+        ----------
+        objective : str or mapping
+            ``"macs"``, ``"params"`` or ``"weight_bytes"``; or a table of scores that add up: gene -> a score per value
+            (counted where the gene is active), or slot -> mapping from an option, the values of the slot's genes in
+            order (None: switched off), to its score. Integers or floats; to be maximised.
+        limit : cnnlive.nas.Limit, optional
+
+        Returns
+        -------
+        Best
+            Genotype, score and metrics. ``x`` is None if no member fits.
+        """
+        return self._search(limit).best(objective)
+
+    def pareto(
+        self, objective: Any = "macs", metric: str = "inference_peak", limit: Any = None, **setting: Any
+    ) -> list[Best]:
+        """Find every trade-off between the largest score and the smallest metric: the exact Pareto front.
+
+        Parameters
+        ----------
+        objective
+            As for :meth:`best`.
+        metric : str
+            To be minimised; a metric that `compile` knows.
+        limit : cnnlive.nas.Limit, optional
+        **setting
+            As for :meth:`evaluate`.
+
+        Returns
+        -------
+        list of Best
+            By rising metric and score; one member per point.
+        """
+        return Search(self, limit).pareto(objective, metric, setting)
+
+    def walk(
+        self,
+        x: ArrayLike,
+        metrics: str | Sequence[str] = ("params", "macs", "inference_peak"),
+        *,
+        optimizer: str | Optimizer = "adam",
+        optimizer_options: Mapping[str, Any] | None = None,
+        **setting: Any,
+    ) -> Walk:
+        """Evaluate one candidate so that changes of it are cheap; see :meth:`mutate`."""
+        trellis, wanted = self._trellis(metrics, optimizer, optimizer_options, setting)
+        return Walk.start(self, trellis, wanted, self.row(x))
+
+    def mutate(self, x: Walk | ArrayLike, changes: Mapping[str, Any], **asked: Any) -> Walk:
+        """Change genes of a candidate and evaluate it again.
+
+        Parameters
+        ----------
+        x : Walk or (n_genes,) integers
+            What :meth:`walk` or this method returned, which stays as it is; or a genotype, which is evaluated first.
+        changes : mapping of str to value
+            Genes and their new values.
+        **asked
+            As for :meth:`walk`; with a genotype only.
+
+        Returns
+        -------
+        Walk
+            With ``.x`` and ``.metrics``.
+
+        Raises
+        ------
+        SpaceError
+            For an unknown gene or value.
+
+        Notes
+        -----
+        O(states · log slots) for each slot that reads a changed gene: pairs of slots are composed in a tree, of which a
+        change renews one path. Trees share what is equal.
+        """
+        walk = x if isinstance(x, Walk) else self.walk(x, **asked)
+        return walk.changed(changes)
+
+    def _search(self, limit: Any) -> Search:
+        key = None
+        if limit is not None:
+            key = tuple((limit.metrics[k], v, limit.setting_of(k)) for k, v in sorted(limit.budgets.items()))
+        with self._lock:
+            found = self._searches.get(key)
+            if found is None:
+                if len(self._searches) >= 4:
+                    self._searches.clear()
+                found = self._searches[key] = Search(self, limit)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave locks and what can be made again behind."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("fragments", "_trellises", "_searches", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
 
-def build_option(g: Graph, slot: Slot, tensors: Sequence[Tensor], values: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Add an option to a graph; an error names the slot, the option and the shapes."""
-
-    def failed(why: object) -> SpaceError:
-        chosen = ", ".join(f"{k}={v!r}" for k, v in values.items()) or "its only option"
-        shapes = ", ".join(str(t.shape) for t in tensors) or "none"
-        return SpaceError(f"slot {slot.name!r}, {chosen}, cannot be built for input shapes {shapes}: {why}")
-
-    try:
-        out = slot.build(g, *tensors, **values)
-    except CnnliveError as error:
-        raise failed(error) from error
-    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-        raise failed(f"{type(error).__name__}: {error}") from error
-    found = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, Sequence) else (out,)
-    for t in found:
-        if not isinstance(t, Tensor) or t.graph is not g:
-            raise failed(f"it returned {t!r}, not tensors of the graph")
-    if not found:
-        raise failed("it returned no tensor")
-    return found
+_KEPT = 16
+_UNIT = 16  # nodes of a flat graph that take about as long as one walk
 
 
+def _same(metrics: Sequence[Metric], wanted: Metric) -> str:
+    """Label under which another question asked the same."""
+    return next(m.label for m in metrics if (m.name, m.optimizer) == (wanted.name, wanted.optimizer))
+
+
+def _walk(program: I64, table: I64, tail: I64, n_stages: int, n_numbers: int, x: Any, cards: I64) -> I64 | None:
+    """Walk a chunk of genotypes; None: one is out of range."""
+    x = frozen(x.view())
+    if x.dtype != np.int16:
+        short = np.empty(x.shape, np.int16)
+        if narrow(x, frozen(cards.view()), short) >= 0:
+            return None
+        x = frozen(short)
+    bad, out = walk_numbers(x, frozen(program.view()), frozen(table.view()), frozen(tail.view()), n_stages, n_numbers)
+    return None if bad >= 0 else out

@@ -17,7 +17,8 @@ from cnnlive.mixed import autocast as _autocast
 from cnnlive.profiles import INPLACE, Inplace, Profile, profile_of
 from cnnlive.units import format_bytes
 
-__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "plan_inference", "read_rules"]
+__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "eager_scratch", "plan_inference", "read_rules",
+           "shares_of", "stored_bytes"]  # fmt: skip
 
 
 class LiveBuffer(NamedTuple):
@@ -88,7 +89,8 @@ class InferencePlan(Columns):
     peak_step, peak_op : int, str
         The first step that reaches it and the op that runs there.
     lower_bound : int
-        Activation bytes that some op needs by itself, so that no order of the ops takes less.
+        Activation bytes that no order of the ops goes below: what some op needs by itself, or with ``order="best"``
+        what the search has proven.
     optimal : bool
         ``activation_peak_bytes == lower_bound``: proof that no other order is better.
     timeline : (n_ops,) int64
@@ -307,7 +309,7 @@ def plan_inference(
     batch: int = 1,
     dtype: str | Mapping[str, str] | None = None,
     weight_dtype: str | None = None,
-    order: Literal["program"] | Sequence[int] | Sequence[str] = "program",
+    order: Literal["program", "best"] | Sequence[int] | Sequence[str] = "program",
     profile: str | Profile = "ideal",
     fuse: bool | None = None,
     inplace: Inplace | bool | None = None,
@@ -334,9 +336,10 @@ def plan_inference(
         they are named, or the op writes nothing floating.
     weight_dtype : str, optional
         Type of the weights where it differs from `dtype`.
-    order : "program" or sequence
+    order : "program", "best" or sequence
         Ops in execution order, by number or by name. Network inputs and stored parameters may be left out of a
-        sequence of names: they come first then.
+        sequence of names: they come first then. ``"best"`` is an order of :func:`cnnlive.plan_order`: of least peak,
+        or where that is not proven, ``optimal`` is false.
     profile : str or Profile
         The runtime's rules: ``"ideal"``, ``"torch"`` (eager) or ``"torch_fx"``.
     fuse : bool, optional
@@ -398,13 +401,26 @@ def plan_inference(
     if weight_dtype is not None:
         weight_dtype = dtype_name(weight_dtype)
     stored = uniform if weight_dtype is None else weight_dtype
-    parameter_bytes, statistic_bytes, counter_bytes = _weight_bytes(net, stored)
+    parameter_bytes, statistic_bytes, counter_bytes = stored_bytes(net, stored)
     buffer_bytes = statistic_bytes + counter_bytes if rules.batch_counters else statistic_bytes
 
+    proven = 0
+    scratch = eager_scratch(net, sizes) if rules.pool_indices else _zeros(net)
     if isinstance(order, str):
-        if order != "program":
-            raise OrderError(f"order={order!r}; allowed: 'program' or a sequence of ops")
-        lives = _program_lives(net, rules, nbytes)
+        if order not in ("program", "best"):
+            raise OrderError(f"order={order!r}; allowed: 'program', 'best' or a sequence of ops")
+        if order == "program":
+            lives = _program_lives(net, rules, nbytes)
+        elif rules.frames:
+            raise OrderError(
+                f"the Python frames of profile {rules.name!r} are those of the program, and so is its order; "
+                "allowed with it: order='program'"
+            )
+        else:
+            from cnnlive.plan.order import best_order  # noqa: PLC0415 - it plans by this function itself
+
+            found = best_order(net, *shares_of(net, rules), nbytes, scratch)
+            lives, proven = _lives(net, rules, nbytes, found.order), found.bound
     else:
         read = _read_order(net, order)
         if rules.frames and not np.array_equal(read, _program(net)):
@@ -414,13 +430,12 @@ def plan_inference(
                 "allowed with it: the program's order"
             )
         lives = _lives(net, rules, nbytes, read)
-    scratch = _eager_scratch(net, sizes) if rules.pool_indices else _zeros(net)
     timeline = np.empty(net.n_ops, np.int64)
     peak, step = peak_of(lives.order, nbytes, lives.born, lives.dead, scratch, timeline)
     seen = np.full(net.n_tensors, -1, np.int64)
     bound = least_needs(net.in_ptr, net.in_idx, net.out_ptr, lives.share, lives.held, lives.buffer,
                         nbytes, scratch, seen)  # fmt: skip
-    peak, step, bound = int(peak), int(step), int(bound)  # numpy scalars where nothing is compiled
+    peak, step, bound = int(peak), int(step), max(int(bound), proven)  # numpy scalars where nothing is compiled
     weight_bytes = parameter_bytes + buffer_bytes
     return InferencePlan(
         net.name,
@@ -470,7 +485,7 @@ def read_rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | boo
     return rules
 
 
-def _eager_scratch(net: Lowered, sizes: Sizes) -> I64:
+def eager_scratch(net: Lowered, sizes: Sizes) -> I64:
     """Bytes that eager ops allocate beside their outputs and drop: indices of pools, statistics of normalisations."""
     scratch = net.index_bytes * sizes.numel[net.out_ptr[:-1]]
     for op, first, last, k in net.statistics.tolist():
@@ -483,7 +498,7 @@ def _zeros(net: Lowered) -> I64:
     return net._keep("zeros", np.zeros(net.n_ops)) if zeros is None else zeros
 
 
-def _weight_bytes(net: Lowered, dtype: str | None) -> tuple[int, int, int]:
+def stored_bytes(net: Lowered, dtype: str | None) -> tuple[int, int, int]:
     """Bytes of parameters, of buffers, and of batch counters."""
     found = net._cache.get(("weight_bytes", dtype))
     if found is None:
@@ -559,7 +574,7 @@ def _program(net: Lowered) -> I64:
 
 def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
     n = net.n_tensors
-    share, held = _share(net, rules)
+    share, held = shares_of(net, rules)
     buffer, uses, born, dead = (np.zeros(n, np.int64) for _ in range(4))
     in_ptr, in_idx, reads = net.held_reads() if rules.frames else (net.in_ptr, net.in_idx, net.reads)
     live_ranges(order, in_ptr, in_idx, net.out_ptr, share, reads, held, nbytes,
@@ -567,7 +582,7 @@ def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
     return _Lives(order, share, held, frozen(buffer), frozen(born), frozen(dead))
 
 
-def _share(net: Lowered, rules: Profile) -> tuple[I64, I64]:
+def shares_of(net: Lowered, rules: Profile) -> tuple[I64, I64]:
     """Return what each op does with its inputs' bytes, and how each tensor is held, under a profile."""
     key = ("share", rules.inplace, rules.keeps_inputs)
     found = net._cache.get(key)

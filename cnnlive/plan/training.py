@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from cnnlive._kernels.backward import spec_bytes, train_step
-from cnnlive._types import DTYPES, FLOATING, I64, Columns, column, frozen
+from cnnlive._types import DTYPES, FLOATING, I64, Columns, Shape, column, frozen
 from cnnlive.errors import GraphError, close_names
 from cnnlive.graph import Graph, named_by
 from cnnlive.lowered import Lowered, check_batch, lower
@@ -555,8 +555,8 @@ def run_tape(tape: Tape, dims: I64, seeds: Seeds | None = None, accumulates: boo
     frozen(spec)
     if seeds is None:
         root = column([tape.root] if tape.root >= 0 else [])
-        one = root.shape[0]  # an inference has no loss, and nothing to begin with
-        seeds = Seeds(root, *[_SEED[:one]] * 2, _SEED_FORM[:one], column(spec[tape.value_spec[root]]), _SEED[:one])
+        one = _SEED[: len(root)]  # an inference has no loss, and nothing to begin with
+        seeds = Seeds(root, one, one, _SEED_FORM[: len(root)], column(spec[tape.value_spec[root]]), one)
     n, more, records = len(tape.store_spec), tape.n_dynamic + len(seeds.store), tape.n_records
     total, values = n + more, len(tape.value_spec)
     refs, nbytes, kind, owner = (np.empty(total, np.int64) for _ in range(4))
@@ -593,16 +593,28 @@ def _optimizer_step(tape: Tape, rule: Optimizer, device: str, first: bool, late:
         trace = step_trace(rule, shapes, items, device=device, first=first, late=late)
         change = np.where(trace.events > 0, 1, -1) * trace.nbytes[np.abs(trace.events) - 1]
         peak = int(np.cumsum(change).max(initial=0))
-        state = state_blocks(rule, shapes, items, device=device)
-        everywhere = state_blocks(rule, shapes, items, device="cpu")
-        # Counters on the host count where a step touches them one by one: measurements by dispatched ops see no
-        # others. Those that are made with the optimizer and advanced by one foreach op are the exception.
-        unseen = state_from_construction(rule) and rule.implementation == "foreach"
-        n_host = 0 if unseen else len(everywhere) - len(state)
-        peak += int(everywhere.sum() - state.sum()) if first and n_host else 0
-        host = np.full(n_host, int(everywhere.sum() - state.sum()) // max(n_host, 1))
-        found = tape._cache[key] = _Step(trace, peak, int(state.sum() + host.sum()), state, frozen(host))
+        state, host = _state(rule, shapes, items, device)
+        peak += int(host.sum()) if first else 0
+        found = tape._cache[key] = _Step(trace, peak, int(state.sum() + host.sum()), state, host)
     return found
+
+
+def _state(rule: Optimizer, shapes: Sequence[Shape], items: Sequence[int], device: str) -> tuple[I64, I64]:
+    """Return the bytes of each tensor of an optimizer's state on the device, and of each counter on the host."""
+    state = state_blocks(rule, shapes, items, device=device)
+    # Counters on the host count where a step touches them one by one: measurements by dispatched ops see no
+    # others. Those that are made with the optimizer and advanced by one foreach op are the exception.
+    unseen = state_from_construction(rule) and rule.implementation == "foreach"
+    if unseen or dict(rule.options).get("capturable"):
+        return state, frozen(np.zeros(0, np.int64))
+    everywhere = state_blocks(rule, shapes, items, device="cpu")
+    n_host = len(everywhere) - len(state)
+    return state, frozen(np.full(n_host, int(everywhere.sum() - state.sum()) // max(n_host, 1)))
+
+
+def step_state_bytes(rule: Optimizer, shapes: Sequence[Shape], items: Sequence[int], device: str) -> int:
+    """Return what an optimizer keeps for trained parameters of these shapes: `TrainingPlan.optimizer_bytes`."""
+    return int(sum(part.sum() for part in _state(rule, shapes, items, device)))
 
 
 def _allocate(net: Lowered, tape: Tape, batch: int, rule: Optimizer, device: str, run: _Run,

@@ -1,0 +1,196 @@
+"""Walks through a trellis: many genotypes at once, or one."""
+
+from __future__ import annotations
+
+from cnnlive._kernels._jit import kernel
+from cnnlive._types import F64, I16, I64
+
+
+@kernel
+def narrow(wide: I64, cardinality: I64, x: I16) -> int:
+    """Copy genotypes (n, n_genes) into 16 bits; return the first row with a value that is no option, or -1."""
+    bad = wide.shape[0]
+    for g in range(wide.shape[1]):
+        if cardinality[g] < 1:
+            return 0
+    for i in range(wide.shape[0]):
+        for g in range(wide.shape[1]):
+            v = wide[i, g]
+            if v < 0 or v >= cardinality[g]:
+                bad = min(bad, i)
+                v = 0
+            x[i, g] = v
+    return bad if bad < wide.shape[0] else -1
+
+
+@kernel
+def walk(x: I16, program: I64, table: I64, tail: I64, arc: I64, state: I64, total: I64, out: I64) -> int:
+    """Fill ``out`` (n_numbers, n) for genotypes `x` (n, n_genes); return the first row with no option, or -1.
+
+    `program` holds, per stage, the number of its genes, of combinations of their values and of states behind it as seen
+    from behind; where its columns begin in `table` (next state, state in front, numbers); how many numbers add up,
+    how many in all; then gene, stride and cardinality of each of its genes. At its
+    end stand where each stage begins, and the number of stages. Row ``state * combinations + combination``
+    of the next states leads forward; row ``that * states behind + state behind`` of the others belongs to the step
+    between the two. Of the numbers of a row, the first add up; a peak takes two, its own bytes and its lead, and
+    becomes ``max(own + tail, lead + peak of what lies behind)`` with what number `tail` (n_peaks,) of what lies behind
+    adds up to, -1: nothing.
+
+    ``arc`` (n_stages, block), ``state`` (block,) and ``total`` (n_numbers, block) are scratch.
+
+    Notes
+    -----
+    O(n · genes), a block of rows at a time, so that the reads of one stage for different rows overlap.
+    """
+    n = x.shape[0]
+    block = state.shape[0]
+    n_stages = arc.shape[0]
+    n_peaks = tail.shape[0]
+    n_numbers = total.shape[0]
+    n_adds = n_numbers - n_peaks
+    width = n_adds + 2 * n_peaks
+    bad = n
+    for start in range(0, n, block):
+        m = min(block, n - start)
+        for c in range(m):
+            state[c] = 0
+        p = 0
+        for k in range(n_stages):
+            n_genes = program[p]
+            n_raw = program[p + 1]
+            next_at = program[p + 3]
+            p += 6
+            for c in range(m):
+                arc[k, c] = state[c] * n_raw
+            for g in range(p, p + 3 * n_genes, 3):
+                gene = program[g]
+                stride = program[g + 1]
+                cardinality = program[g + 2]
+                for c in range(m):
+                    v = x[start + c, gene]
+                    if v < 0 or v >= cardinality:
+                        bad = min(bad, start + c)
+                        v = 0
+                    arc[k, c] += v * stride
+            p += 3 * n_genes
+            for c in range(m):
+                state[c] = table[next_at + arc[k, c]]
+        for i in range(n_adds):
+            for c in range(m):
+                total[i, c] = 0
+        for i in range(n_adds, n_numbers):
+            for c in range(m):
+                total[i, c] = -4611686018427387904
+        for c in range(m):
+            state[c] = 0
+        for k in range(n_stages - 1, -1, -1):
+            # The header of stage k: headers differ in length, so they are found from the end.
+            p = program[program.shape[0] - 1 - n_stages + k]
+            behind = program[p + 2]
+            front_at = program[p + 4]
+            numbers_at = program[p + 5]
+            if behind > 1:
+                for c in range(m):
+                    a = arc[k, c] * behind + state[c]
+                    state[c] = table[front_at + a]
+                    arc[k, c] = numbers_at + a * width
+            else:
+                # One state behind: the one in front is still looked up, it need not be the only one there.
+                for c in range(m):
+                    a = arc[k, c]
+                    state[c] = table[front_at + a]
+                    arc[k, c] = numbers_at + a * width
+            for j in range(n_peaks):
+                i = n_adds + j
+                at = n_adds + 2 * j
+                t = tail[j]
+                if t < 0:
+                    for c in range(m):
+                        a = arc[k, c] + at
+                        total[i, c] = max(table[a], table[a + 1] + total[i, c])
+                else:
+                    for c in range(m):
+                        a = arc[k, c] + at
+                        total[i, c] = max(table[a] + total[t, c], table[a + 1] + total[i, c])
+            for i in range(n_adds):
+                for c in range(m):
+                    total[i, c] += table[arc[k, c] + i]
+        for i in range(n_numbers):
+            for c in range(m):
+                out[i, start + c] = total[i, c]
+    return bad if bad < n else -1
+
+
+@kernel
+def walk_one(x: I64, program: I64, table: I64, tail: I64, scratch: I64) -> int:
+    """Fill the first numbers of ``scratch`` for one genotype; return 0, or 1 if a value is no option.
+
+    As :func:`walk`; ``scratch`` is n_numbers long and as many places more as there are stages.
+    """
+    n_peaks = tail.shape[0]
+    n_stages = program[program.shape[0] - 1]
+    n_numbers = scratch.shape[0] - n_stages
+    n_adds = n_numbers - n_peaks
+    width = n_adds + 2 * n_peaks
+    at = 0
+    p = 0
+    for k in range(n_stages):
+        n_genes = program[p]
+        a = at * program[p + 1]
+        next_at = program[p + 3]
+        p += 6
+        for g in range(p, p + 3 * n_genes, 3):
+            v = x[program[g]]
+            if v < 0 or v >= program[g + 2]:
+                return 1
+            a += v * program[g + 1]
+        p += 3 * n_genes
+        scratch[n_numbers + k] = a
+        at = table[next_at + a]
+    for i in range(n_numbers):
+        scratch[i] = 0 if i < n_adds else -4611686018427387904
+    at = 0
+    for k in range(n_stages - 1, -1, -1):
+        p = program[program.shape[0] - 1 - n_stages + k]
+        a = scratch[n_numbers + k] * program[p + 2] + at
+        at = table[program[p + 4] + a]
+        a = program[p + 5] + a * width
+        for j in range(n_peaks):
+            i = n_adds + j
+            own = table[a + n_adds + 2 * j]
+            if tail[j] >= 0:
+                own += scratch[tail[j]]
+            scratch[i] = max(own, table[a + n_adds + 2 * j + 1] + scratch[i])
+        for i in range(n_adds):
+            scratch[i] += table[a + i]
+    return 0
+
+
+@kernel
+def accumulate(ptr: I64, weight: F64, share: F64) -> None:
+    """Fill ``share`` with the running sums of `weight` within each row ``ptr[r] .. ptr[r + 1]``, the last one 1."""
+    for r in range(ptr.shape[0] - 1):
+        total = 0.0
+        for e in range(ptr[r], ptr[r + 1]):
+            total += weight[e]
+        running = 0.0
+        for e in range(ptr[r], ptr[r + 1]):
+            running += weight[e]
+            share[e] = running / total
+        if ptr[r + 1] > ptr[r]:
+            share[ptr[r + 1] - 1] = 1.0
+
+
+@kernel
+def draw(ptr: I64, share: F64, row: I64, chance: F64, out: I64) -> None:
+    """Fill ``out`` (n,): of each `row`, the first entry whose `share` is above `chance` in [0, 1)."""
+    for i in range(row.shape[0]):
+        low = ptr[row[i]]
+        high = ptr[row[i] + 1] - 1
+        while low < high:
+            middle = (low + high) // 2
+            if share[middle] > chance[i]:
+                high = middle
+            else:
+                low = middle + 1
+        out[i] = low

@@ -1,0 +1,839 @@
+"""Exact search on a trellis: counting, uniform sampling, the best member and Pareto fronts under budgets.
+
+Everything here is one dynamic programme from the last slot to the first. A *label* is what a tail of the network does
+to the budgets: the sums and peaks that they bound. Tails with equal labels at the same state are alike and are counted
+together; a tail that no beginning can bring under a budget is dropped, and of one that fits whatever comes before it
+only that is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnlive._kernels.trellis import accumulate, draw
+from cnnlive._types import I64, column
+from cnnlive.errors import SpaceError
+from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
+from cnnlive.nas.fragment import NONE, Step
+from cnnlive.nas.trellis import Question, Stage, Trellis, ask, combine, compile_stages
+
+if TYPE_CHECKING:
+    from cnnlive.nas.space import Space
+
+__all__ = ["MAX_LABELS", "Best", "Search", "Walk"]
+
+#: More labels than this at one boundary are given up; 100 bytes or so each.
+MAX_LABELS: Final = 4_000_000
+_LIMB: Final = 30
+_FAR: Final = 1 << 62
+
+
+@dataclass(frozen=True)
+class Best:
+    """A member found by exact search.
+
+    Attributes
+    ----------
+    x : (n_genes,) int64 or None
+        Genotype; None: no member fits.
+    score : float or int or None
+        Of the objective.
+    metrics : dict of str to int
+        Of the limit's budgets and what else the search was about.
+    status : {"optimal", "feasible", "infeasible"}
+        ``"optimal"`` and ``"infeasible"`` are proven; ``"feasible"``: there were too many labels to keep, and this is
+        the best member found.
+    bound : float or int or None
+        No member that fits has a larger score.
+    """
+
+    x: I64 | None
+    score: float | int | None
+    metrics: dict[str, int]
+    status: str
+    bound: float | int | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """One amount that a budget bounds: a sum, or a peak on top of sums, as columns of each layer's arcs."""
+
+    adds: tuple[tuple[str, int, int], ...]  # name, factor, divisor
+    peak: str = ""
+    budget: int = _FAR
+
+
+@dataclass(eq=False)
+class _Layer:
+    """The steps of one slot between nodes: a state, the state as seen from behind, and genes that are still open."""
+
+    left: I64
+    right: I64
+    raw: I64
+    numbers: I64  # (n_arcs, width)
+    n_left: int
+    n_right: int
+
+
+@dataclass(eq=False)
+class _Labels:
+    """Labels of the nodes of one boundary, and where they come from."""
+
+    node: I64
+    sums: I64  # (n, n_sums)
+    tops: I64  # (n, n_peaks)
+    count: I64 | None = None  # (n, limbs)
+    score: NDArray[Any] | None = None
+    ptr: I64 = field(default_factory=lambda: np.zeros(1, np.int64))
+    arc: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    child: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class Search:
+    """A space, compiled for the budgets of a limit.
+
+    Parameters
+    ----------
+    space : Space
+    limit : Limit, optional
+        Anything with ``budgets`` (label of a metric -> integer), ``metrics`` (label -> Metric) and
+        ``setting_of(label)``.
+    extra : sequence of (Metric, Setting)
+        What the search is about besides.
+    """
+
+    def __init__(self, space: Space, limit: Any = None, extra: Sequence[tuple[Metric, Setting]] = ()) -> None:
+        self.space = space
+        self.extra = tuple(extra)
+        asked: list[tuple[Metric, Setting, int]] = []
+        if limit is not None:
+            for label, budget in limit.budgets.items():
+                asked.append((limit.metrics[label], limit.setting_of(label), int(budget)))
+        self.asked = asked
+        question, terms = _terms([*asked, *((m, s, _FAR) for m, s in self.extra), (_SCORE, _PLAIN, _FAR)])
+        self.question = question
+        self.terms = terms
+        self.stages = compile_stages(space, question)
+        self._layers: list[_Layer] | None = None
+        self._counted: list[_Labels] | None = None
+
+    # ------------------------------------------------------------------ layers
+
+    @property
+    def layers(self) -> list[_Layer]:
+        """The steps between nodes, slot by slot."""
+        if self._layers is None:
+            self._layers = _layers(self.space, self.stages)
+        return self._layers
+
+    def _columns(self) -> tuple[list[I64], list[I64], list[I64], I64, list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return per layer: sums, own bytes and leads of peaks; the tail of each peak; budgets of sums and peaks."""
+        q = self.question
+        place = {name: k for k, name in enumerate(q.adds)}
+
+        def total(layer: _Layer, adds: Sequence[tuple[str, int, int]]) -> I64:
+            found = np.zeros(len(layer.left), np.int64)
+            for name, factor, divisor in adds:
+                found += factor * (layer.numbers[:, place[name]] // divisor)
+            return found
+
+        forms: dict[tuple[tuple[str, int, int], ...], int] = {}
+        budgets: list[tuple[int, int]] = []
+        peaks: list[tuple[_Term, int]] = []
+        for term in self.terms:
+            if not term.peak:
+                k = forms.setdefault(tuple(sorted(term.adds)), len(forms))
+                budgets.append((k, term.budget))
+                continue
+            behind = q.tail[q.peaks.index(term.peak)]
+            tail = tuple(sorted((*term.adds, *([(q.adds[behind], 1, 1)] if behind >= 0 else []))))
+            peaks.append((term, forms.setdefault(tail, len(forms)) if tail else -1))
+        sums, own, lead = [], [], []
+        for layer in self.layers:
+            sums.append(np.stack([total(layer, form) for form in forms], axis=1) if forms
+                        else np.zeros((len(layer.left), 0), np.int64))  # fmt: skip
+            tops = np.zeros((2, len(layer.left), len(peaks)), np.int64)
+            for j, (term, _) in enumerate(peaks):
+                base = total(layer, term.adds)
+                at = len(q.adds) + 2 * q.peaks.index(term.peak)
+                tops[0, :, j] = np.maximum(layer.numbers[:, at] + base, NONE)
+                tops[1, :, j] = layer.numbers[:, at + 1] + base
+            own.append(tops[0])
+            lead.append(tops[1])
+        return (
+            sums, own, lead, np.array([t for _, t in peaks], np.int64), budgets,
+            [(j, term.budget) for j, (term, _) in enumerate(peaks)],
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ the programme
+
+    def _bounds(self, sums: list[I64], own: list[I64], lead: list[I64], tail: I64) -> list[tuple[I64, ...]]:
+        """Return per boundary and node the least and largest sums, leads and peaks of all beginnings."""
+        n_sums, n_peaks = sums[0].shape[1], own[0].shape[1]
+        found: list[tuple[I64, ...]] = []
+        zeros = (np.zeros((1, n_sums), np.int64), np.zeros((1, n_peaks), np.int64), np.full((1, n_peaks), NONE))
+        now: tuple[I64, ...] = (zeros[0], zeros[0].copy(), zeros[1], zeros[1].copy(), zeros[2], zeros[2].copy())
+        found.append(now)
+        for layer, s, o, d in zip(self.layers, sums, own, lead, strict=True):
+            behind = (
+                np.stack([s[:, t] if t >= 0 else np.zeros(len(s), np.int64) for t in tail], axis=1) if n_peaks else o
+            )
+            step: list[I64] = []
+            for k, (column_, gain) in enumerate(((now[0], s), (now[1], s), (now[2], d), (now[3], d))):
+                pick = np.minimum if k % 2 == 0 else np.maximum
+                out = np.full((layer.n_right, gain.shape[1]), _FAR if k % 2 == 0 else -_FAR, np.int64)
+                pick.at(out, layer.right, column_[layer.left] + gain)
+                step.append(out)
+            for k, extreme in enumerate((now[4], now[5])):
+                pick = np.minimum if k == 0 else np.maximum
+                out = np.full((layer.n_right, n_peaks), _FAR if k == 0 else -_FAR, np.int64)
+                value = np.maximum(extreme[layer.left] + behind, now[2 + k][layer.left] + o)
+                pick.at(out, layer.right, np.maximum(value, NONE))
+                step.append(out)
+            now = tuple(step)
+            found.append(now)
+        return found
+
+    def _run(self, scores: list[NDArray[Any]] | None, beam: int | None = None, least: float | None = None,
+             reach: list[NDArray[Any]] | None = None) -> tuple[list[_Labels], bool]:  # fmt: skip
+        """Return the labels of every boundary, the first one first, and whether none was left out for its number.
+
+        Without `scores` they are counted; with them only the best of equal labels is kept, and what others dominate
+        is dropped.
+        """
+        sums, own, lead, tail, sum_budgets, peak_budgets = self._columns()
+        bounds = self._bounds(sums, own, lead, tail)
+        n_sums, n_peaks = sums[0].shape[1], own[0].shape[1]
+        limbs = 2 + sum(int(np.log2(len(o) + 1)) + 1 for o in own) // _LIMB
+        end = self.layers[-1].n_right
+        labels = _Labels(np.arange(end), np.zeros((end, n_sums), np.int64), np.full((end, n_peaks), NONE, np.int64))
+        if scores is None:
+            labels.count = np.zeros((end, limbs), np.int64)
+            labels.count[:, 0] = 1
+        else:
+            labels.score = np.zeros(end, scores[0].dtype)
+        done = [labels]
+        complete = True
+        for i in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[i]
+            # Every step into a node, followed by every label of that node.
+            per_node = np.bincount(labels.node, minlength=layer.n_right)
+            begin = np.concatenate([[0], np.cumsum(per_node)])
+            by_node = np.argsort(labels.node, kind="stable")
+            times = per_node[layer.right]
+            if times.sum() > 40 * MAX_LABELS:
+                raise _too_many(int(times.sum()))
+            arc = np.repeat(np.arange(len(layer.right)), times)
+            offset = np.arange(len(arc)) - np.repeat(np.cumsum(times) - times, times)
+            child = by_node[begin[layer.right[arc]] + offset]
+            new_sums = sums[i][arc] + labels.sums[child]
+            new_tops = np.empty((len(arc), n_peaks), np.int64)
+            for j, t in enumerate(tail.tolist()):
+                front = own[i][arc, j] + (labels.sums[child, t] if t >= 0 else 0)
+                new_tops[:, j] = np.maximum(np.maximum(front, lead[i][arc, j] + labels.tops[child, j]), NONE)
+            node = layer.left[arc]
+            keep = np.ones(len(arc), bool)
+            low_sum, high_sum, low_lead, high_lead, low_peak, high_peak = bounds[i]
+            room = np.full((len(arc), n_sums), _FAR, np.int64)  # a sum up to here fits whatever comes before
+            free = np.ones(n_sums, bool)
+            for k, budget in sum_budgets:
+                if budget < _FAR:
+                    keep &= low_sum[node, k] + new_sums[:, k] <= budget
+                    room[:, k] = np.minimum(room[:, k], budget - high_sum[node, k])
+                else:
+                    free[k] = False
+            for j, budget in peak_budgets:
+                t = int(tail[j])
+                if budget < _FAR:
+                    keep &= low_lead[node, j] + new_tops[:, j] <= budget
+                    new_tops[:, j] = np.maximum(new_tops[:, j], np.minimum(budget - high_lead[node, j], budget))
+                    if t >= 0:
+                        keep &= low_peak[node, j] + new_sums[:, t] <= budget
+                        room[:, t] = np.minimum(room[:, t], budget - np.maximum(high_peak[node, j], 0))
+                elif t >= 0:
+                    free[t] = False
+            for k in range(n_sums):
+                if free[k]:
+                    new_sums[:, k] = np.maximum(new_sums[:, k], np.minimum(room[:, k], _FAR >> 1))
+            score = None
+            if scores is not None:
+                assert labels.score is not None
+                score = scores[i][arc] + labels.score[child]
+                if least is not None and reach is not None:
+                    keep &= score + reach[i][node] > least
+            if not keep.all():
+                arc, child, node, new_sums, new_tops = (a[keep] for a in (arc, child, node, new_sums, new_tops))
+                score = score[keep] if score is not None else None
+            labels, order, first = _group(node, new_sums, new_tops, score)
+            if scores is None:
+                assert done[0].count is not None
+                labels.count = np.zeros((0, limbs), np.int64)
+                if len(first):
+                    labels.count = _carried(np.add.reduceat(done[0].count[child[order]], first, axis=0))
+                labels.ptr = np.append(first, len(order)).astype(np.int64)
+                labels.arc, labels.child = arc[order], child[order]
+            else:
+                labels.arc, labels.child = arc[order][first], child[order][first]
+                left = _undominated(labels)
+                if beam is not None and len(left) > beam:
+                    assert labels.score is not None
+                    reached = labels.score[left] + (reach[i][labels.node[left]] if reach is not None else 0)
+                    left = left[np.sort(np.argsort(-reached, kind="stable")[:beam])]
+                    complete = False
+                _select(labels, left)
+            if len(labels.node) > MAX_LABELS:
+                raise _too_many(len(labels.node))
+            done.insert(0, labels)
+        return done, complete
+
+    # ------------------------------------------------------------------ answers
+
+    def counted(self) -> list[_Labels]:
+        """Return the labels with their counts."""
+        if self._counted is None:
+            self._counted = self._run(None)[0]
+        return self._counted
+
+    def count(self) -> int:
+        """See :meth:`cnnlive.nas.Space.count`."""
+        limbs = self.counted()[0].count
+        assert limbs is not None
+        return sum(int(v) << (_LIMB * k) for row in limbs.tolist() for k, v in enumerate(row))
+
+    def sample(self, n: int, rng: np.random.Generator) -> I64:
+        """See :meth:`cnnlive.nas.Space.sample`."""
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise SpaceError(f"n={n!r} members to draw; allowed: an integer >= 0")
+        space = self.space
+        out = np.zeros((int(n), space.n_genes), np.int64)
+        if n == 0:
+            return out
+        done = self.counted()
+        if not len(done[0].node):
+            raise SpaceError(f"no member of space {space.name!r} fits the limit; there is nothing to draw from")
+        weight = _floats(done[0])
+        at = _choose(np.array([0, len(weight)]), weight, np.zeros(len(out), np.int64), rng)
+        for i, layer in enumerate(self.layers):
+            labels = done[i]
+            pick = _choose(labels.ptr, _floats(done[i + 1])[labels.child], at, rng)
+            self._write(out, i, layer.raw[labels.arc[pick]])
+            at = labels.child[pick]
+        return space.canonical(out)
+
+    def _write(self, out: I64, i: int, raw: I64) -> None:
+        """Write the values of the genes of slot i, from the numbers of their combination."""
+        stage = self.stages[i]
+        for gene, values in zip(stage.genes, np.unravel_index(raw, stage.cards) if stage.genes else (), strict=True):
+            out[:, gene] = values
+
+    def best(self, objective: Any) -> Best:
+        """See :meth:`cnnlive.nas.Space.best`."""
+        found = self._front(self._scores(objective))
+        return found[-1] if found else Best(None, None, {}, "infeasible", None)
+
+    def pareto(self, objective: Any, metric: str, setting: Mapping[str, Any]) -> list[Best]:
+        """See :meth:`cnnlive.nas.Space.pareto`."""
+        options = dict(setting)
+        asked = {k: options.pop(k) for k in ("optimizer", "optimizer_options") if k in options}
+        read = read_setting(**options)
+        (wanted,) = read_metrics((metric,), asked.get("optimizer", "adam"), read.device,
+                                 **(asked.get("optimizer_options") or {}))  # fmt: skip
+        other = Search.__new__(Search)
+        other.space, other.extra, other.asked = self.space, ((wanted, read),), self.asked
+        other.question, other.terms = _terms([*self.asked, (wanted, read, _FAR), (_SCORE, _PLAIN, _FAR)])
+        other.stages = compile_stages(self.space, other.question)
+        other._layers = other._counted = None
+        return other._front(other._scores(objective))
+
+    def _front(self, scores: list[NDArray[Any]]) -> list[Best]:
+        """Return the members that no other one beats in score and in the metrics asked for besides."""
+        reach = self._reach(scores)
+        fronted = bool(self.extra)
+        least = None
+        rough: list[_Labels] = []
+        if not fronted:
+            rough, complete = self._run(scores, beam=2000, reach=reach)
+            top = rough[0].score
+            assert top is not None
+            if complete or len(top) == 0:
+                done = rough if complete else self._run(scores, reach=reach)[0]
+                rough = done
+            else:
+                least = top.max()
+                try:
+                    exact = self._run(scores, least=least, reach=reach)[0]
+                except SpaceError:
+                    found = self._members(rough, scores)
+                    return [Best(found[-1].x, found[-1].score, found[-1].metrics, "feasible",
+                                 max(found[-1].score, reach_end(scores, self.layers)))]  # fmt: skip
+                rough = exact if len(exact[0].node) else rough
+        else:
+            rough = self._run(scores)[0]
+        return self._members(rough, scores)
+
+    def _reach(self, scores: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return per boundary and node the largest score of any beginning, budgets apart."""
+        found = [np.zeros(1, scores[0].dtype)]
+        for layer, score in zip(self.layers, scores, strict=True):
+            low = -np.inf if score.dtype.kind == "f" else -_FAR
+            out = np.full(layer.n_right, low, score.dtype)
+            np.maximum.at(out, layer.right, found[-1][layer.left] + score)
+            found.append(out)
+        return found
+
+    def _members(self, done: list[_Labels], scores: list[NDArray[Any]]) -> list[Best]:
+        """Return the genotypes behind the first boundary's labels, those that others beat left out."""
+        first = done[0]
+        n = len(first.node)
+        if n == 0:
+            return []
+        out = np.zeros((n, self.space.n_genes), np.int64)
+        at = np.arange(n)
+        for i, layer in enumerate(self.layers):
+            self._write(out, i, layer.raw[done[i].arc[at]])
+            at = done[i].child[at]
+        assert first.score is not None
+        x = self.space.canonical(out)
+        columns: dict[str, I64] = {}
+        for metric, setting in [*((m, s) for m, s, _ in self.asked), *self.extra]:
+            columns[metric.label] = self.space.answer(x, metric, setting)
+        order: list[int] = list(range(n))
+        if self.extra:
+            value = columns[self.extra[0][0].label]
+            order = []
+            best: Any = None
+            for k in np.lexsort((-first.score, value)).tolist():
+                if best is None or first.score[k] > best:
+                    order.append(k)
+                    best = first.score[k]
+        else:
+            order = [int(np.argmax(first.score))]
+        return [
+            Best(x[k], first.score[k].item(), {name: int(v[k]) for name, v in columns.items()}, "optimal",
+                 first.score[k].item())
+            for k in order
+        ]  # fmt: skip
+
+    def _scores(self, objective: Any) -> list[NDArray[Any]]:
+        """Return the score of every step."""
+        space = self.space
+        if isinstance(objective, str):
+            if objective not in ("macs", "params", "weight_bytes"):
+                raise SpaceError(f"objective {objective!r}; allowed: 'macs', 'params', 'weight_bytes', or a table of "
+                                 "scores that add up")  # fmt: skip
+            at = self.question.adds.index(f"score/{objective}")
+            return [layer.numbers[:, at] for layer in self.layers]
+        if not isinstance(objective, Mapping) or not objective:
+            raise SpaceError(f"objective {objective!r}; allowed: the name of a sum, or a mapping of gene to a score "
+                             "per value, or of slot to a mapping of option to score")  # fmt: skip
+        slots = {slot.name: i for i, slot in enumerate(space.slots)}
+        genes = {gene.name: k for k, gene in enumerate(space.genes)}
+        by_slot: dict[int, dict[Any, Any]] = {}
+        of_gene: dict[int, NDArray[Any]] = {}
+        for name, table in objective.items():
+            if name in genes:
+                values = np.asarray(table)
+                if values.shape != (space.genes[genes[name]].cardinality,) or values.dtype.kind not in "iufb":
+                    raise SpaceError(f"scores of gene {name!r} are {table!r}; allowed: a number for each of its "
+                                     f"{space.genes[genes[name]].cardinality} values")  # fmt: skip
+                of_gene[genes[name]] = values
+            elif name in slots and isinstance(table, Mapping):
+                by_slot[slots[name]] = dict(table)
+            else:
+                raise SpaceError(f"scores for {name!r}, which is neither a gene nor, with a mapping, a slot of space "
+                                 f"{space.name!r}")  # fmt: skip
+        kind = np.float64 if any(v.dtype.kind == "f" for v in of_gene.values()) or any(
+            isinstance(v, float) for t in by_slot.values() for v in t.values()) else np.int64  # fmt: skip
+        return _table_scores(space, self.layers, of_gene, by_slot, kind)
+
+
+def reach_end(scores: list[NDArray[Any]], layers: list[_Layer]) -> Any:
+    """Return the largest score of any member, budgets apart."""
+    at = np.zeros(1, scores[0].dtype)
+    for layer, score in zip(layers, scores, strict=True):
+        out = np.full(layer.n_right, -np.inf if score.dtype.kind == "f" else -_FAR, score.dtype)
+        np.maximum.at(out, layer.right, at[layer.left] + score)
+        at = out
+    return at.max().item()
+
+
+def _too_many(n: int) -> SpaceError:
+    return SpaceError(f"the budgets leave {n:,} different sums and peaks to tell apart; allowed: {MAX_LABELS:,}. "
+                      "Fewer budgets, or one peak in place of a sum, can be answered")  # fmt: skip
+
+
+# ------------------------------------------------------------------ budgets as terms
+
+_PLAIN: Final = read_setting()
+_SCORE: Final = Metric("score", "score")
+
+
+def _terms(asked: Sequence[tuple[Metric, Setting, int]]) -> tuple[Question, list[_Term]]:
+    """Return one question for metrics of several settings, and the sums and peaks that their budgets bound."""
+    groups: dict[Setting, list[tuple[Metric, int]]] = {}
+    parts: list[Any] = []
+    adds: list[str] = []
+    peaks: list[str] = []
+    tail: list[int] = []
+    terms: list[_Term] = []
+    for metric, setting, budget in asked:
+        if metric is not _SCORE:
+            groups.setdefault(setting, []).append((metric, budget))
+    for g, (setting, members) in enumerate([*groups.items(), (_PLAIN, [])]):
+        scored = g == len(groups)
+        metrics = [m for m, _ in members] or list(read_metrics(("params", "macs")))
+        asking = ask(metrics, setting)
+        prefix = "score/" if scored else f"{g}/"
+        parts += asking.parts
+        tail += [t + len(adds) if t >= 0 else -1 for t in asking.tail.tolist()]
+        adds += [prefix + name for name in asking.adds]
+        peaks += [prefix + name for name in asking.peaks]
+        for metric, budget in members:
+            terms += [_prefixed(t, prefix) for t in _terms_of(metric, asking, budget)]
+    return Question((), tuple(parts), tuple(adds), tuple(peaks), column(tail)), terms
+
+
+def _prefixed(term: _Term, prefix: str) -> _Term:
+    return _Term(
+        tuple((prefix + a, f, d) for a, f, d in term.adds), prefix + term.peak if term.peak else "", term.budget
+    )
+
+
+def _terms_of(metric: Metric, question: Question, budget: int) -> list[_Term]:
+    """Return the sums and peaks whose largest is a metric."""
+    if metric.name == "inference_total":
+        return [_Term((("weight_bytes", 1, 1),), "inference_peak", budget)]
+    if metric.name in ("inference_peak", "minimum_peak"):
+        return [_Term((), metric.name, budget)]
+    if metric.name != "training_peak":
+        return [_Term(((metric.name, 1, 1),), "", budget)]
+    step = next(p for p in question.parts if isinstance(p, Step) and p.optimizer == metric.optimizer)
+    static = (("static", 1, 1), (step.adds[0], 1, 1))
+    found = [_Term(static, peak, budget) for peak in ("forward", "loss", "backward")]
+    behind = (*static, ("behind", 1, 1))
+    if step.rule is None:
+        return [*found, _Term(behind, step.peaks[0][0], budget)]
+    found.append(_Term(behind, "", budget))
+    for per_element, each, once, _ in step.rule.rows.tolist():
+        adds = [*behind]
+        if per_element:
+            adds.append(("gradients", per_element, step.rule.itemsize))
+        if each:
+            adds.append(("leaves", each, 1))
+        found.append(_Term(tuple(adds), "", budget - once))
+    return found
+
+
+# ------------------------------------------------------------------ nodes
+
+
+def _layers(space: Space, stages: Sequence[Stage]) -> list[_Layer]:
+    """Return the steps between nodes, those that no beginning reaches left out."""
+    uses: dict[int, list[int]] = {}
+    for i, stage in enumerate(stages):
+        for gene in stage.genes:
+            uses.setdefault(gene, []).append(i)
+    layers: list[_Layer] = []
+    nodes = np.zeros((1, 2), np.int64)  # state, state from behind, then value and activity of every open gene
+    open_genes: list[int] = []
+    for i, (slot, stage) in enumerate(zip(space.slots, stages, strict=True)):
+        n_raw = stage.next.shape[1]
+        values = np.array(np.unravel_index(np.arange(n_raw), stage.cards)) if stage.genes else np.zeros((0, n_raw), int)
+        on = np.ones(n_raw, bool)
+        for name, allowed in slot.when.items():
+            position = space.column_of(name)
+            known = space.genes[position].values
+            on &= np.isin(values[stage.genes.index(position)], [known.index(v) for v in allowed])
+        decides = {space.column_of(g) for g in slot.when}
+        read = {space.column_of(g) for g in slot.genes.values()}
+        left = np.repeat(np.arange(len(nodes)), n_raw)
+        raw = np.tile(np.arange(n_raw), len(nodes))
+        fits = np.ones(len(left), bool)
+        for k, gene in enumerate(open_genes):
+            if gene in stage.genes:
+                fits &= nodes[left, 2 + 2 * k] == values[stage.genes.index(gene), raw]
+        left, raw = left[fits], raw[fits]
+        if len(left) > 20 * MAX_LABELS:
+            raise _too_many(len(left))
+        after_open: list[int] = []
+        opened: list[I64] = []
+        fits = np.ones(len(left), bool)
+        for gene in dict.fromkeys((*open_genes, *stage.genes)):
+            if gene in stage.genes:
+                value = values[stage.genes.index(gene), raw]
+                active = (on[raw] if gene in read else np.zeros(len(raw), bool)) | (gene in decides)
+                if gene in open_genes:
+                    active |= nodes[left, 3 + 2 * open_genes.index(gene)] == 1
+            else:
+                k = open_genes.index(gene)
+                value, active = nodes[left, 2 + 2 * k], nodes[left, 3 + 2 * k] == 1
+            if uses[gene][-1] > i:
+                after_open.append(gene)
+                opened += [value, active.astype(np.int64)]
+            else:
+                fits &= active | (value == 0)  # a gene that decides nothing is 0
+        state = nodes[left, 0]
+        n_behind = stage.front.shape[2]
+        follows = stage.next[state, raw]
+        # The state behind, as seen from behind, is any that leads to the one in front.
+        met = stage.front[state, raw] == nodes[left, 1][:, None]
+        pair, behind = np.nonzero(met & fits[:, None])
+        right_key = np.stack([follows[pair], behind, *(o[pair] for o in opened)], axis=1)
+        nodes_after, right = np.unique(right_key, axis=0, return_inverse=True)
+        numbers = stage.numbers[state[pair], raw[pair], behind]
+        layers.append(_Layer(left[pair], right.reshape(-1), raw[pair], numbers, len(nodes), len(nodes_after)))
+        nodes, open_genes = nodes_after, after_open
+        assert n_behind == met.shape[1]
+    return layers
+
+
+def _table_scores(
+    space: Space,
+    layers: Sequence[_Layer],
+    of_gene: Mapping[int, NDArray[Any]],
+    by_slot: Mapping[int, Mapping[Any, Any]],
+    kind: Any,
+) -> list[NDArray[Any]]:
+    """Return scores per step: of genes at the first slot where they are active, of a slot's option at the slot."""
+    found = []
+    for i, (slot, layer) in enumerate(zip(space.slots, layers, strict=True)):
+        columns = space.columns_of(slot)
+        score = np.zeros(len(layer.raw), kind)
+        cards = [space.genes[c].cardinality for c in columns]
+        values = dict(zip(columns, np.unravel_index(layer.raw, cards), strict=True)) if columns else {}
+        on = np.ones(len(layer.raw), bool)
+        for name, allowed in slot.when.items():
+            known = space.genes[space.column_of(name)].values
+            on &= np.isin(values[space.column_of(name)], [known.index(v) for v in allowed])
+        for gene, table in of_gene.items():
+            if gene not in columns:
+                continue
+            others = [j for j, s in enumerate(space.slots) if gene in space.columns_of(s)]
+            deciding = any(space.column_of(g) == gene for s in space.slots for g in s.when)
+            if deciding:
+                score += table[values[gene]] * (others[0] == i)
+            elif len(others) == 1:
+                score += np.where(on, table[values[gene]], 0)
+            elif any(space.slots[j].when for j in others):
+                raise SpaceError(f"gene {space.genes[gene].name!r} serves several slots that may be switched off; give "
+                                 "scores per slot and option")  # fmt: skip
+            else:
+                score += table[values[gene]] * (others[0] == i)
+        if i in by_slot:
+            read = [space.column_of(g) for g in slot.genes.values()]
+            chosen = [tuple(space.genes[c].values[values[c][k]] for c in read) if on[k] else None
+                     for k in range(len(layer.raw))]  # fmt: skip
+            given = {(k if k is None or isinstance(k, tuple) else (k,)): v for k, v in by_slot[i].items()}
+            for option in chosen:
+                if option is not None and option not in given:
+                    raise SpaceError(f"no score for option {option!r} of slot {slot.name!r}")
+            score += np.array([given.get(option, 0) for option in chosen], kind)
+        found.append(score)
+    return found
+
+
+# ------------------------------------------------------------------ labels
+
+
+def _group(node: I64, sums: I64, tops: I64, score: NDArray[Any] | None) -> tuple[_Labels, I64, I64]:
+    """Return the different labels, an order in which equal ones stand together, and where each begins in it.
+
+    With scores the best of equal ones stands first.
+    """
+    keys = [tops[:, j] for j in range(tops.shape[1])] + [sums[:, k] for k in range(sums.shape[1])] + [node]
+    order = np.lexsort(([-score] if score is not None else []) + keys)
+    new = np.zeros(len(order), bool)
+    if len(order):
+        new[0] = True
+    for key in keys:
+        ordered = key[order]
+        new[1:] |= ordered[1:] != ordered[:-1]
+    first = np.flatnonzero(new)
+    at = order[first]
+    labels = _Labels(node[at], sums[at], tops[at])
+    if score is not None:
+        labels.score = score[at]
+    return labels, order, first
+
+
+def _undominated(labels: _Labels) -> I64:
+    """Return the labels that no other one of the same node beats: at least its score for no more of anything."""
+    n = len(labels.node)
+    score = labels.score
+    assert score is not None
+    varying = [c for c in (*labels.sums.T, *labels.tops.T) if n and (c != c[0]).any()]
+    if n == 0:
+        return np.arange(0)
+    order = np.lexsort((*varying[1:], *([-score] if len(varying) != 1 else []), *varying[:1], labels.node))
+    if len(varying) == 0:
+        order = np.lexsort((-score, labels.node))
+        kept = np.append(True, labels.node[order][1:] != labels.node[order][:-1])
+        return np.sort(order[kept])
+    if len(varying) == 1:
+        order = np.lexsort((-score, varying[0], labels.node))
+        ranked, group = score[order], labels.node[order]
+        # Along one column a label is kept where its score is above all before it.
+        start = np.append(True, group[1:] != group[:-1])
+        shift = np.cumsum(start)
+        scaled = ranked.astype(np.float64)
+        span = float(scaled.max() - scaled.min()) + 1.0
+        if span * len(start) < 2.0**50 and score.dtype.kind == "i":
+            lifted = (ranked - ranked.min()) + shift * int(span)
+            best = np.maximum.accumulate(lifted)
+            kept = np.append(True, lifted[1:] > best[:-1])
+            return np.sort(order[kept])
+        kept = np.zeros(n, bool)
+        for piece in np.split(np.arange(n), np.flatnonzero(start)[1:]):
+            best = np.maximum.accumulate(ranked[piece])
+            kept[piece] = np.append(True, ranked[piece][1:] > best[:-1])
+        return np.sort(order[kept])
+    if n > _SKYLINE:
+        return np.arange(n)
+    order = np.lexsort((-score, labels.node))
+    values = np.stack(varying, axis=1)
+    kept_rows: list[int] = []
+    for piece in np.split(order, np.flatnonzero(np.diff(labels.node[order])) + 1):
+        front = np.zeros((0, values.shape[1]), np.int64)
+        for k in piece.tolist():  # by falling score: what is kept before has at least as much
+            if not (front <= values[k]).all(axis=1).any():
+                front = np.concatenate([front, values[k][None]])
+                kept_rows.append(k)
+    return np.sort(np.array(kept_rows, np.int64))
+
+
+_SKYLINE: Final = 20_000
+
+
+def _select(labels: _Labels, rows: I64) -> None:
+    """Keep some labels."""
+    assert labels.score is not None
+    labels.node, labels.sums, labels.tops = labels.node[rows], labels.sums[rows], labels.tops[rows]
+    labels.score, labels.arc, labels.child = labels.score[rows], labels.arc[rows], labels.child[rows]
+
+
+def _carried(limbs: I64) -> I64:
+    """Return numbers of several limbs with every limb in range."""
+    for k in range(limbs.shape[1] - 1):
+        limbs[:, k + 1] += limbs[:, k] >> _LIMB
+        limbs[:, k] &= (1 << _LIMB) - 1
+    return limbs
+
+
+def _floats(labels: _Labels) -> NDArray[np.float64]:
+    assert labels.count is not None
+    value = np.zeros(len(labels.node))
+    for k in range(labels.count.shape[1] - 1, -1, -1):
+        value = value * float(1 << _LIMB) + labels.count[:, k]
+    return value
+
+
+def _choose(ptr: I64, weight: NDArray[np.float64], row: I64, rng: np.random.Generator) -> I64:
+    share = np.empty(len(weight), np.float64)
+    ptr = column(ptr)
+    weight = np.ascontiguousarray(weight)
+    weight.setflags(write=False)
+    accumulate(ptr, weight, share)
+    share.setflags(write=False)
+    chance = rng.random(len(row))
+    chance.setflags(write=False)
+    out = np.empty(len(row), np.int64)
+    draw(ptr, share, column(row), chance, out)
+    return out
+
+
+# ------------------------------------------------------------------ one candidate that changes
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A run of slots of one candidate: for every state in front and state from behind, what they come to."""
+
+    next: I64
+    front: I64
+    numbers: I64
+
+
+class Walk:
+    """One candidate, evaluated so that a change of it is cheap; see :meth:`cnnlive.nas.Space.mutate`.
+
+    Attributes
+    ----------
+    x : tuple of int
+        Genotype.
+    metrics : dict of str to int
+    """
+
+    def __init__(self, space: Space, trellis: Trellis, wanted: tuple[Metric, ...], x: tuple[int, ...],
+                 tree: tuple[tuple[_Piece, ...], ...]) -> None:  # fmt: skip
+        self.space, self.x = space, x
+        self._trellis, self._wanted, self._tree = trellis, wanted, tree
+        question = trellis.question
+        top = tree[-1][0].numbers[0, 0]
+        n_adds = len(question.adds)
+        numbers = np.concatenate([top[:n_adds], top[n_adds::2]])
+        answered = question.answer(numbers[:, None])
+        known = {(m.name, m.optimizer): int(answered[m.label][0]) for m in question.metrics}
+        self.metrics = {m.label: known[m.name, m.optimizer] for m in wanted}
+
+    @classmethod
+    def start(cls, space: Space, trellis: Trellis, wanted: tuple[Metric, ...], x: tuple[int, ...]) -> Walk:
+        """Evaluate a candidate."""
+        row = [_leaf(stage, x) for stage in trellis.stages]
+        tree = [tuple(row)]
+        while len(row) > 1:
+            row = [_composed(row[k : k + 2], trellis.question) for k in range(0, len(row), 2)]
+            tree.append(tuple(row))
+        return cls(space, trellis, wanted, x, tuple(tree))
+
+    def changed(self, changes: Mapping[str, Any]) -> Walk:
+        """Return the candidate with some genes changed."""
+        x = list(self.x)
+        touched: set[int] = set()
+        for name, value in changes.items():
+            gene = self.space.column_of(name)
+            values = self.space.genes[gene].values
+            if value not in values:
+                raise SpaceError(f"gene {name!r} has no value {value!r}; allowed: {values}")
+            x[gene] = values.index(value)
+            touched |= {i for i, stage in enumerate(self._trellis.stages) if gene in stage.genes}
+        new = tuple(x)
+        tree = [list(row) for row in self._tree] if touched else []
+        if not touched:
+            return Walk(self.space, self._trellis, self._wanted, new, self._tree)
+        for i in touched:
+            tree[0][i] = _leaf(self._trellis.stages[i], new)
+        for level, row in enumerate(tree[1:], 1):
+            touched = {i // 2 for i in touched}
+            for i in touched:
+                row[i] = _composed(tree[level - 1][2 * i : 2 * i + 2], self._trellis.question)
+        return Walk(self.space, self._trellis, self._wanted, new, tuple(map(tuple, tree)))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{k} {v:,}" for k, v in self.metrics.items())
+        return f"<Walk {self.space.name!r}: {shown}>"
+
+
+def _leaf(stage: Stage, x: Sequence[int]) -> _Piece:
+    raw = 0
+    for gene, card in zip(stage.genes, stage.cards, strict=True):
+        raw = raw * card + x[gene]
+    return _Piece(stage.next[:, raw], stage.front[:, raw], stage.numbers[:, raw])
+
+
+def _composed(pieces: Sequence[_Piece], question: Question) -> _Piece:
+    """Compose two runs of slots; one by itself stays as it is."""
+    if len(pieces) == 1:
+        return pieces[0]
+    a, b = pieces
+    middle = a.next
+    met = b.front[middle]  # (states, behind)
+    safe = np.maximum(met, 0)
+    states = np.arange(len(middle))[:, None]
+    front = np.where(met >= 0, a.front[states, safe], -1)
+    numbers = combine(a.numbers[states, safe], b.numbers[middle], question.tail, len(question.adds))
+    return _Piece(b.next[middle], front, numbers)
