@@ -433,63 +433,101 @@ def trace(
 
 
 @kernel
-def greedy(
-    first: int,
-    last: int,
+def list_order(
+    n: int,
     alive: int,
-    bound: int,
+    start: int,
     least_after: bool,
     pred_ptr: I64,
     pred_idx: I64,
-    latest: I64,
     use_ptr: I64,
     use_idx: I64,
     takes: I64,
     user_ptr: I64,
-    user_idx: I64,
     size: I64,
     fresh: I64,
     stays: I64,
     extra: I64,
-    trial: I64,
-) -> int:
-    """Write an order of ops ``first .. last - 1`` into `trial`; return its peak, or `bound` if that is more.
+    next_ptr: I64,
+    next_idx: I64,
+    waiting: I64,
+    wanted: I64,
+    ready: I64,
+    sequence: I64,
+    need: I64,
+) -> None:
+    """Write an order by a rule of thumb into `sequence`, and the bytes alive while each op runs into `need`.
 
     What stays within the peak so far and leaves no more alive than before runs at once; else the op that leaves least
-    alive, or with `least_after` false the one that takes least while it runs.
+    alive, or with `least_after` false the one that takes least while it runs. The rest (n + 1, `next_idx` as
+    `pred_idx`, `wanted` as `size`) is scratch.
+
+    Notes
+    -----
+    O(n x ready ops x their inputs).
     """
-    base = first
-    low = 0
-    high = 0
-    top = first
+    for k in range(n + 1):
+        next_ptr[k] = 0
+    for e in range(pred_ptr[n]):
+        next_ptr[pred_idx[e] + 1] += 1
+    for k in range(n):
+        next_ptr[k + 1] += next_ptr[k]
+        waiting[k] = next_ptr[k]
+        for e in range(use_ptr[k], use_ptr[k + 1]):
+            g = use_idx[e]
+            wanted[g] = user_ptr[g + 1] - user_ptr[g]
+    for k in range(n):
+        for e in range(pred_ptr[k], pred_ptr[k + 1]):
+            next_idx[waiting[pred_idx[e]]] = k
+            waiting[pred_idx[e]] += 1
+    n_ready = 0
+    for k in range(n):
+        waiting[k] = pred_ptr[k + 1] - pred_ptr[k]
+        if waiting[k] == 0:
+            ready[n_ready] = k
+            n_ready += 1
     live = alive
-    peak = bound
-    for at in range(first, last):
-        best = -1
+    peak = start
+    for at in range(n):
+        best = 0
         best_rise = 0
         best_change = 0
-        k = base
-        while k < last and k - base < 124 and latest[k] < top:
-            if is_ready(k, base, low, high, pred_ptr, pred_idx):
-                rise, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh,
-                                       stays, extra)  # fmt: skip
-                better = change < best_change if least_after else rise < best_rise
-                if best < 0 or better:
-                    best = k
-                    best_rise = rise
-                    best_change = change
-                if change <= 0 and live + rise <= peak:
-                    best = k
-                    best_rise = rise
-                    best_change = change
-                    break
-            k += 1
-        trial[at] = best
-        peak = max(peak, live + best_rise)
+        best_key = 0
+        safe = False
+        i = 0
+        while i < n_ready and not safe:
+            k = ready[i]
+            rise = fresh[k]
+            change = stays[k]
+            for e in range(use_ptr[k], use_ptr[k + 1]):
+                g = use_idx[e]
+                if wanted[g] == 1:
+                    change -= size[g]
+                    if takes[e]:
+                        rise = 0
+            rise += extra[k]
+            safe = change <= 0 and live + rise <= peak
+            key = change if least_after else rise
+            if i == 0 or safe or key < best_key or (key == best_key and k < ready[best]):
+                best = i
+                best_rise = rise
+                best_change = change
+                best_key = key
+            i += 1
+        k = ready[best]
+        n_ready -= 1
+        ready[best] = ready[n_ready]
+        for e in range(use_ptr[k], use_ptr[k + 1]):
+            wanted[use_idx[e]] -= 1
+        for e in range(next_ptr[k], next_ptr[k + 1]):
+            waiting[next_idx[e]] -= 1
+            if waiting[next_idx[e]] == 0:
+                ready[n_ready] = next_idx[e]
+                n_ready += 1
+        sequence[at] = k
+        need[at] = live + best_rise
+        peak = max(peak, need[at])
         live += best_change
-        top = max(top, best + 1)
-        base, low, high = with_op(best, base, low, high)
-    return peak
 
 
 @kernel
@@ -504,6 +542,7 @@ def model(
     scratch: I64,
     before_ptr: I64,
     before_idx: I64,
+    order: I64,
     group: I64,
     place: I64,
     maker: I64,
@@ -523,8 +562,9 @@ def model(
     extra: I64,
     birth: I64,
 ) -> tuple[int, int, int]:
-    """Fill the model of a graph, see the top of this file; `share` and `held` as in ``liveness.live_ranges``.
+    """Fill the model of a graph, its ops numbered as they stand in `order`; see the top of this file.
 
+    `share` and `held` are what ``liveness.live_ranges`` takes.
     ``op_of`` (n,) names the op at each number of the model. ``group`` (n_tensors,), ``place`` (n_ops,), ``maker`` and
     ``seen`` (n_tensors + n_ops each) are scratch; ``user_idx`` has as many entries as edges and tensors together,
     ``pred_idx`` as edges and `before_idx`.
@@ -544,7 +584,8 @@ def model(
     for t in range(n_tensors + 1):
         user_ptr[t] = 0
         seen[t] = -1
-    for op in range(n_ops):
+    for i in range(n_ops):
+        op = order[i]
         start = in_ptr[op]
         written = out_ptr[op]
         k = n
@@ -748,13 +789,12 @@ def solve(
     values: I64,
     table: I64,
     found: I64,
-    trial: I64,
     sequence: I64,
 ) -> tuple[int, int, int, int]:
-    """Find the best order of each part from op `at` on, after :func:`survey`; `sequence` first holds the program's.
+    """Find the best order of each part from op `at` on, after :func:`survey`; `sequence` first counts from 0.
 
     `bound` is what no order goes below and `peak` what the parts so far (and `bound`) come to. A part that stays within
-    `peak` as it is is left alone. Out of states, a part is given up for the best of three orders if `final` is true.
+    `peak` as it is numbered is left alone; so is one for which the states do not reach, if `final` is true.
 
     Returns
     -------
@@ -776,13 +816,6 @@ def solve(
                 if not final:
                     return at, bound, peak, stamp
                 reached = ceiling
-                for policy in range(2):
-                    tall = greedy(at, end, level[at], peak, policy == 0, pred_ptr, pred_idx, latest, use_ptr, use_idx,
-                                  takes, user_ptr, user_idx, size, fresh, stays, extra, trial)  # fmt: skip
-                    if tall < reached:
-                        reached = tall
-                        for k in range(at, end):
-                            sequence[k] = trial[k]
             if what == 0:
                 trace(n_states - 1, at, reached, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr,
                       user_idx, size, fresh, stays, extra, bases, lows, highs, tops, parents, moves, level[at], stack,
@@ -852,7 +885,6 @@ def minimum_peaks(
     values: I64,
     table: I64,
     found: I64,
-    trial: I64,
     sequence: I64,
     peaks: I64,
     bounds: I64,
@@ -919,7 +951,7 @@ def minimum_peaks(
                         n_before += 1
             before_ptr[n_ops] = n_before
         n, alive, start = model(n_ops, reads, edges, node_ptr, modes, holds, own_bytes, own_scratch, before_ptr,
-                                before_idx, group, place, maker, seen, op_of, pred_ptr, pred_idx, latest,
+                                before_idx, node_ptr, group, place, maker, seen, op_of, pred_ptr, pred_idx, latest,
                                 use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra,
                                 birth)  # fmt: skip
         bound, peak = survey(n, alive, start, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr, user_idx,
@@ -930,7 +962,7 @@ def minimum_peaks(
             _, bound, peak, stamp = solve(0, n, bound, bound, True, limit, stamp, mask, pred_ptr, pred_idx, latest,
                                           use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra, level,
                                           need, part, bases, lows, highs, tops, lives, parents, moves, tried, stack,
-                                          keys, values, table, found, trial, sequence)  # fmt: skip
+                                          keys, values, table, found, sequence)  # fmt: skip
         peaks[g] = peak
         bounds[g] = bound
     return -1

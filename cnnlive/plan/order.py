@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnlive._kernels.order import list_order, model, solve, survey
 from cnnlive._kernels.order import minimum_peaks as _minimum_peaks
-from cnnlive._kernels.order import model, solve, survey
 from cnnlive._types import I64, Columns, frozen
 from cnnlive.errors import GraphError, OrderError
 from cnnlive.graph import Graph
@@ -148,7 +148,7 @@ def plan_order(
             "least peaks are those of another profile, such as 'torch_fx'"
         )
     best = best_order(plan.network, plan._lives.share, plan._lives.held, plan._nbytes, plan._scratch,
-                      plan.activation_peak_bytes, max_states)  # fmt: skip
+                      max_states)  # fmt: skip
     return OrderPlan(plan.name, plan.network, best.order, best.peak, plan.activation_peak_bytes, best.bound,
                      "optimal" if best.peak == best.bound else "feasible", best.n_states)  # fmt: skip
 
@@ -190,7 +190,7 @@ class BestOrder(NamedTuple):
 
 
 def best_order(
-    net: Lowered, share: I64, held: I64, nbytes: I64, scratch: I64, program_peak: int, max_states: int = MAX_STATES
+    net: Lowered, share: I64, held: I64, nbytes: I64, scratch: I64, max_states: int = MAX_STATES
 ) -> BestOrder:
     """Find the best order of a lowered net whose tensors share and keep bytes as ``live_ranges`` is told.
 
@@ -198,38 +198,64 @@ def best_order(
     ----------
     share, held, nbytes, scratch
         As for ``liveness.live_ranges`` and ``peak_of``.
-    program_peak : int
-        Peak of the program's order, in bytes.
     max_states : int
+        As for :func:`plan_order`.
+
+    Returns
+    -------
+    BestOrder
+        The program's order where that is as good as what was found.
     """
-    n_ops = net.n_ops
-    work = _arrays(_model_sizes(n_ops, net.n_tensors, len(net.in_idx), len(net.before_idx)))
+    n_ops, n_edges = net.n_ops, len(net.in_idx)
+    work = _arrays(_model_sizes(n_ops, net.n_tensors, n_edges, len(net.before_idx)))
     # The kernels are compiled for arrays that may be written: those of `minimum_peaks`.
-    net_columns = (net.in_ptr, net.in_idx, net.out_ptr, share, held, nbytes, scratch, net.before_ptr, net.before_idx)
-    n, alive, start = model(
-        n_ops, *[a.copy() for a in net_columns], *[work[name] for name in (*_SCRATCH, *_MODEL, "birth")]
-    )
+    inputs = (net.in_ptr, net.in_idx, net.out_ptr, share, held, nbytes, scratch, net.before_ptr, net.before_idx)
+    graph = [a.copy() for a in inputs]
     columns = [work[name] for name in _MODEL]
     surveyed = [work[name] for name in _SURVEYED]
-    bound, _ = survey(n, alive, start, *[*columns, work["birth"], work["successor"], *surveyed])
+    to_model = [work[name] for name in (*_SCRATCH, *_MODEL, "birth")]
+    to_survey = [*columns, work["birth"], work["successor"], *surveyed]
     program = np.arange(n_ops)
-    if program_peak == bound:
-        return BestOrder(frozen(program), program_peak, int(bound), 0)
-    trial, sequence = np.empty(n, np.int64), np.arange(n)
-    at, peak, n_states, capacity = 0, bound, 0, min(_FIRST_STATES, max_states)
-    while True:
-        states, mask = _states(capacity)
-        rest = [*columns, *surveyed, *states, trial, sequence]
-        at, bound, peak, kept = solve(at, n, bound, peak, capacity == max_states, capacity, 0, mask, *rest)
-        n_states += int(kept)
-        if at == n:
-            break
-        capacity = min(8 * capacity, max_states)
-    if program_peak <= peak:
-        return BestOrder(frozen(program), program_peak, int(bound), n_states)
+    n, alive, start = model(n_ops, *[*graph, program, *to_model])
+    bound, peak = survey(n, alive, start, *to_survey)
     first = np.flatnonzero(work["place"][:n_ops] < 0)
-    order = np.concatenate([first, work["op_of"][sequence]])
-    return BestOrder(frozen(order), int(peak), int(bound), n_states)
+    n_states = 0
+    if peak == bound:
+        # A network input that nobody reads goes after its own step, which is best run early.
+        moves = start > alive and first[-1] >= len(first)
+        order = np.concatenate([first, work["op_of"][:n]]) if moves else program
+        return BestOrder(frozen(order), int(peak), int(bound), 0)
+    numbered = np.concatenate([first, work["op_of"][_by_rules_of_thumb(n, alive, start, work)]])
+    model(n_ops, *[*graph, numbered, *to_model])
+    survey(n, alive, start, *to_survey)
+    sequence = np.arange(n)
+    at, reached, capacity = 0, bound, min(_FIRST_STATES, max_states)
+    while at < n:
+        states, mask = _states(capacity)
+        rest = [*columns, *surveyed, *states, sequence]
+        at, bound, reached, kept = solve(at, n, bound, reached, capacity == max_states, capacity, 0, mask, *rest)
+        n_states += int(kept)
+        capacity = min(8 * capacity, max_states)
+    order = program if peak <= reached else np.concatenate([first, work["op_of"][sequence]])
+    return BestOrder(frozen(order), int(min(peak, reached)), int(bound), n_states)
+
+
+def _by_rules_of_thumb(n: int, alive: int, start: int, work: Mapping[str, I64]) -> I64:
+    """Return the best of the model's order and two rules of thumb, part by part, in numbers of the model."""
+    begins = np.flatnonzero(work["part"][:n])
+    ends = work["part"][begins]
+    best = np.arange(n)
+    tallest = np.maximum.reduceat(work["need"][:n], begins)
+    names = ("pred_ptr", "pred_idx", "use_ptr", "use_idx", "takes", "user_ptr", "size", "fresh", "stays", "extra")
+    scratch = _arrays({"next_ptr": n + 1, "next_idx": len(work["pred_idx"]), "waiting": n, "wanted": len(work["size"]),
+                       "ready": n, "sequence": n, "need": n})  # fmt: skip
+    for least_after in (True, False):
+        list_order(n, alive, start, least_after, *[work[name] for name in names], *scratch.values())
+        peaks = np.maximum.reduceat(scratch["need"], begins)
+        better = np.repeat(peaks < tallest, ends - begins)
+        best[better] = scratch["sequence"][better]
+        tallest = np.minimum(tallest, peaks)
+    return best
 
 
 # Names of the kernels' arrays, in the order in which they take them.
@@ -339,7 +365,7 @@ def minimum_peaks(
     work["node_ptr"][:] = np.arange(n + 1)
     states, mask = _states(max_states)
     names = (*sizes, *_SCRATCH, *_MODEL, "birth", "successor", *_SURVEYED)
-    rest = [*[work[name] for name in names], *states, np.empty(n, np.int64), np.empty(n, np.int64), peaks, bounds]
+    rest = [*[work[name] for name in names], *states, np.empty(n, np.int64), peaks, bounds]
     inputs = [_read_only(a) for a in (graph_ptr, in_ptr, in_idx, *columns)]
     arguments: list[Any] = [*inputs, max_states, mask, *rest]
     wrong = int(_minimum_peaks(*arguments))
