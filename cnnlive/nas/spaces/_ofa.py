@@ -142,7 +142,9 @@ class OfaSpace(Space):
     Attributes
     ----------
     stages : tuple of int
-        Blocks of each stage that can be switched off or on by its depth.
+        Blocks of each stage at full depth.
+    places : list of (int, int)
+        Stage of each block, and the least depth at which it is there.
     resolutions, kernel_sizes, expansions, depths, widths : tuple
         What is searched. `widths` is None where the width is fixed.
     """
@@ -166,18 +168,17 @@ class OfaSpace(Space):
         blocks: list[Slot] = []
         genes: dict[str, list[Gene]] = {"ks": [], "e": [], "d": []}
         wide = {} if widths is None else {"width": "w"}
-        # Block by block: its stage, and from which depth on it is there.
-        self._blocks: list[tuple[int, int]] = []
+        self.places: list[tuple[int, int]] = []
         for stage, (n, first, later) in enumerate(stages):
             if n > 1:
                 genes["d"].append(Gene(f"d{stage}", self.depths))
             for k in range(n):
-                i = len(self._blocks)
-                self._blocks.append((stage, k + 1))
+                i = len(self.places)
+                self.places.append((stage, k + 1))
                 genes["ks"].append(Gene(f"ks{i}", self.kernel_sizes))
                 genes["e"].append(Gene(f"e{i}", self.expansions))
                 there = tuple(d for d in self.depths if d > k)
-                when = {f"d{stage}": there} if len(there) < len(self.depths) and n > 1 else {}
+                when = {f"d{stage}": there} if n > 1 and (k == n - 1 or len(there) < len(self.depths)) else {}
                 blocks.append(Slot(f"blocks_{i + 1}", later if k else first,
                                    {"kernel_size": f"ks{i}", "expand_ratio": f"e{i}", **wide}, when))  # fmt: skip
         rest = [Gene("r", self.resolutions)] + ([] if self.widths is None else [Gene("w", self.widths)])
@@ -186,7 +187,7 @@ class OfaSpace(Space):
     @property
     def n_blocks(self) -> int:
         """Blocks at full depth, the first one of the net, which is fixed, left out."""
-        return len(self._blocks)
+        return len(self.places)
 
     def encode(self, native: Any) -> I64:
         """Return the genotype of a dict of OFA.
@@ -220,7 +221,7 @@ class OfaSpace(Space):
         choices: tuple[tuple[str, tuple[Any, ...]], ...] = (("ks", self.kernel_sizes), ("e", self.expansions))
         for key, allowed in choices:
             for i, value in enumerate(self._read_list(native, key, self.n_blocks)):
-                stage, least = self._blocks[i]
+                stage, least = self.places[i]
                 if values.get(f"d{stage}", 1) >= least:
                     values[f"{key}{i}"] = allowed[position(self.name, f"{key}[{i}]", allowed, value)]
                 elif value is not None:  # a block that is switched off: any alternative, or none
@@ -292,7 +293,7 @@ class OfaSpace(Space):
         if self.widths is not None or any(r not in _FEATURE_RESOLUTIONS for r in self.resolutions):
             raise SpaceError(f"{self.name}: OFA's features know resolutions {_FEATURE_RESOLUTIONS} and no widths")
         on = np.ones((len(x), self.n_blocks), bool)
-        for i, (stage, least) in enumerate(self._blocks):
+        for i, (stage, least) in enumerate(self.places):
             if self.stages[stage] > 1:
                 on[:, i] = np.array(self.depths)[x[:, self._position[f"d{stage}"]]] >= least
         parts = []
@@ -319,16 +320,16 @@ class OfaSpace(Space):
         x = np.zeros((len(f), self.n_genes), np.int64)
         kernels, expansions = f[:, : b * k].reshape(-1, b, k), f[:, b * k : b * (k + e)].reshape(-1, b, e)
         x[:, :b], x[:, b : 2 * b] = kernels.argmax(axis=2), expansions.argmax(axis=2)
-        on = kernels.any(axis=2)
+        on = np.greater(kernels.max(axis=2), 0)
         start = 0
         for stage, n in enumerate(self.stages):
             if n > 1:
                 depth = on[:, start : start + n].sum(axis=1)
-                x[:, self._position[f"d{stage}"]] = (depth[:, None] == np.array(self.depths)).argmax(axis=1)
+                x[:, self._position[f"d{stage}"]] = np.equal(depth[:, None], self.depths).argmax(axis=1)
             start += n
         resolution = np.array(_FEATURE_RESOLUTIONS)[f[:, b * (k + e) :].argmax(axis=1)]
-        x[:, self._position["r"]] = (resolution[:, None] == np.array(self.resolutions)).argmax(axis=1)
-        wrong = np.flatnonzero(np.any(self.features(x) != f, axis=1))
+        x[:, self._position["r"]] = np.equal(resolution[:, None], self.resolutions).argmax(axis=1)
+        wrong = np.flatnonzero(np.not_equal(self.features(x), f).any(axis=1))
         if len(wrong):
             raise SpaceError(f"{self.name}: row {wrong[0]} of the features is of no member of this space")
         return self.canonical(x)

@@ -108,6 +108,8 @@ class _MobileNets(Space):
     ----------
     widths : tuple of float
     resolutions : tuple of int
+    alike : dict
+        Of each gene: width -> the first width that gives its layers the same channels.
     """
 
     def __init__(
@@ -119,12 +121,12 @@ class _MobileNets(Space):
         slots: Sequence[Slot],
     ) -> None:
         self.widths, self.resolutions = tuple(widths), tuple(resolutions)
-        self._alike: dict[str, dict[float, float]] = {}
+        self.alike: dict[str, dict[float, float]] = {}
         genes = []
         for gene, layers in groups.items():
             # Of widths that give the same channels a gene has the first alone.
             first: dict[tuple[tuple[int, ...], ...], float] = {}
-            self._alike[gene] = {w: first.setdefault(tuple(layer.at(w) for layer in layers), w) for w in self.widths}
+            self.alike[gene] = {w: first.setdefault(tuple(layer.at(w) for layer in layers), w) for w in self.widths}
             genes.append(Gene(gene, tuple(first.values())))
         super().__init__(name, [Gene("r", self.resolutions), *genes], slots)
 
@@ -151,15 +153,15 @@ class _MobileNets(Space):
         given, r = said.get("widths"), said.get("r")
         given = given.tolist() if isinstance(given, np.ndarray) else given
         if isinstance(given, SupportsFloat):
-            given = [given] * len(self._alike)
-        if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != len(self._alike):
-            raise SpaceError(f"{self.name}: {native!r} is no net; allowed: a width multiplier, or {len(self._alike)} "
+            given = [given] * len(self.alike)
+        if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != len(self.alike):
+            raise SpaceError(f"{self.name}: {native!r} is no net; allowed: a width multiplier, or {len(self.alike)} "
                              "of them, or a mapping of 'widths' to either and 'r' to a resolution")  # fmt: skip
         if r is None and len(self.resolutions) > 1:
             raise SpaceError(f"{self.name}: 'r' is missing; allowed: {', '.join(map(str, self.resolutions))}")
         values: dict[str, Any] = {
             gene: alike[self.widths[position(self.name, f"the width of {gene}", self.widths, w)]]
-            for (gene, alike), w in zip(self._alike.items(), given, strict=True)
+            for (gene, alike), w in zip(self.alike.items(), given, strict=True)
         }
         values["r"] = self.resolutions[0 if r is None else position(self.name, "r", self.resolutions, r)]
         return self.from_values(values)

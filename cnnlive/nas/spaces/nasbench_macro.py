@@ -86,6 +86,10 @@ def nasbench_macro() -> Space:
     convolution of stride 2), ``"ir_3x3_t3"`` or ``"ir_5x5_t6"``: inverted residuals of kernel 3 and expansion 3, or 5
     and 6, without squeeze-and-excitation. The bench's FLOPs are `macs` by the convention ``"macs"``.
 
+    Each layer is a module that the net calls. The bench's own code puts them into one ``nn.Sequential``, whose call
+    holds the stem's output, 131,072 bytes an image, until the last layer has run: eager inference of a net whose
+    peak lies behind the first layer takes that much more there.
+
     Returns
     -------
     Space

@@ -7,6 +7,7 @@ nets. The reference builds them as ``DynamicShapeTinyNet`` of AutoDL-Projects (M
 from __future__ import annotations
 
 import re
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,8 @@ __all__ = ["nats_size"]
 WIDTHS: Final = (8, 16, 24, 32, 40, 48, 56, 64)
 #: Classes and resolution of each data set.
 _DATASETS: Final = {"cifar10": (10, 32), "cifar100": (100, 32), "imagenet16-120": (120, 16)}
+# As an offset: a sum with 0, where 0.0 itself would stand for a product with 1.
+_NOTHING: Final = sys.float_info.min
 # The edges of the cell, node by node: True is a convolution, False the skip connection.
 _CELL: Final = (((0, True),), ((0, True), (1, True)), ((0, False), (1, True), (2, True)))
 
@@ -60,7 +63,7 @@ def _cell(g: Graph, x: Tensor, *, channels: int) -> Tensor:
         for source, conv in edges:
             with g.scope(f"layers_{layer}"):
                 y = _edge(g, nodes[source], channels, conv)
-            total = g.scale(y, offset=0.0) if total is None else g.add(total, y)
+            total = g.scale(y, offset=_NOTHING) if total is None else g.add(total, y)
             layer += 1
         assert total is not None  # every node has an edge
         nodes.append(total)
