@@ -23,6 +23,7 @@ from cnnlive.nas.spaces.nasbench_macro import nasbench_macro
 from cnnlive.nas.spaces.nats_size import nats_size
 from cnnlive.nas.spaces.ofa_mobilenetv3 import ofa_mobilenetv3
 from cnnlive.nas.spaces.ofa_proxyless import ofa_proxyless
+from cnnlive.plan.order import plan_order
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 nn, F = torch.nn, torch.nn.functional
@@ -681,15 +682,27 @@ def test_evaluate_gives_what_planning_the_graph_gives(name):
             assert [int(found[k][i]) for k in metrics] == list(numbers), (asked, xs[i].tolist())
 
 
-@pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("name", SPACES)
-def test_evaluate_gives_what_planning_a_training_step_gives(name, batch):
+def test_evaluate_gives_the_least_peak_over_all_orders(name):
     of = space(name)
-    xs = of.random(4, rng=8)
-    found = of.evaluate(xs, ("saved", "training_peak:sgd", "training_peak:adam"), batch=batch)
+    xs = of.random(2, rng=9)
+    found = of.evaluate(xs, ("minimum_peak", "inference_peak"))
+    for i, x in enumerate(xs):
+        plan = plan_order(of.graph(x))
+        assert plan.optimal
+        assert int(found["minimum_peak"][i]) == plan.peak_bytes <= int(found["inference_peak"][i])
+
+
+@pytest.mark.parametrize("asked", [{}, {"batch": 5}, {"batch": 2, "precision": "autocast"},
+                                   {"batch": 2, "device": "cpu"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", SPACES)
+def test_evaluate_gives_what_planning_a_training_step_gives(name, asked):
+    of = space(name)
+    xs = of.random(3, rng=8)
+    found = of.evaluate(xs, ("saved", "training_peak:sgd", "training_peak:adam"), **asked)
     for i, x in enumerate(xs):
         net = cnnlive.lower(of.graph(x))
-        sgd, adam = (cnnlive.plan_training(net, batch=batch, optimizer=o) for o in ("sgd", "adam"))
+        sgd, adam = (cnnlive.plan_training(net, optimizer=o, **asked) for o in ("sgd", "adam"))
         assert {k: int(v[i]) for k, v in found.items()} == {
             "saved": sgd.saved_bytes,
             "training_peak:sgd": sgd.peak_bytes,
