@@ -14,7 +14,7 @@ takes               per use: the op may write into this group if nothing else wa
 user_ptr, user_idx  ops that read a group, ascending; last comes `n`, which never runs, where the group is kept for good
 size, birth         bytes of a group; the op that begins it, -1 for network inputs
 fresh, stays        bytes that an op allocates, and how many of them anybody wants afterwards
-extra               bytes that an op allocates and drops
+extra               bytes that an op takes beside its outputs while it runs
 
 A set of ops is written as ``base``, the first op that has not run, and two words of 62 bits for the ops from there
 on; ``top`` is the op behind the last that has run.
@@ -533,6 +533,7 @@ def list_order(
 @kernel
 def model(
     n_ops: int,
+    delays: bool,
     in_ptr: I64,
     in_idx: I64,
     out_ptr: I64,
@@ -546,7 +547,10 @@ def model(
     group: I64,
     place: I64,
     maker: I64,
-    seen: I64,
+    cursor: I64,
+    readers: I64,
+    reader: I64,
+    carried: I64,
     op_of: I64,
     pred_ptr: I64,
     pred_idx: I64,
@@ -564,10 +568,14 @@ def model(
 ) -> tuple[int, int, int]:
     """Fill the model of a graph, its ops numbered as they stand in `order`; see the top of this file.
 
-    `share` and `held` are what ``liveness.live_ranges`` takes.
-    ``op_of`` (n,) names the op at each number of the model. ``group`` (n_tensors,), ``place`` (n_ops,), ``maker`` and
-    ``seen`` (n_tensors + n_ops each) are scratch; ``user_idx`` has as many entries as edges and tensors together,
-    ``pred_idx`` as edges and `before_idx`.
+    With `delays`, an op that only one other waits for is part of that one, and runs right before it, if it adds bytes,
+    never frees any and takes no scratch: the sigmoid of a stored parameter, say. Moved forward past another op, it
+    leaves less alive while that runs, and afterwards as much as before.
+
+    `share` and `held` are what ``liveness.live_ranges`` takes. ``op_of`` (n,) names the op at each number of the model;
+    ``place`` (n_ops,) is its inverse, -1 for what runs first and -2 - k for what is part of op k. ``user_idx`` has as
+    many entries as edges and tensors together, ``pred_idx`` as edges and `before_idx`. Scratch: ``group``, ``maker``,
+    ``cursor`` (n_tensors), ``readers``, ``reader``, ``carried`` (n_ops + 1).
 
     Returns
     -------
@@ -579,32 +587,68 @@ def model(
     -----
     O(n_edges).
     """
-    n = 0
     n_tensors = out_ptr[n_ops]
+    for op in range(n_ops):
+        readers[op] = 0
+        reader[op] = -1
+        carried[op] = 0
+        for t in range(out_ptr[op], out_ptr[op + 1]):
+            maker[t] = op
+    if delays:
+        for op in range(n_ops):
+            for e in range(in_ptr[op], in_ptr[op + 1]):
+                p = maker[in_idx[e]]
+                if reader[p] != op:
+                    reader[p] = op
+                    readers[p] += 1
+            for e in range(before_ptr[op], before_ptr[op + 1]):
+                p = before_idx[e]
+                if reader[p] != op:
+                    reader[p] = op
+                    readers[p] += 1
     for t in range(n_tensors + 1):
         user_ptr[t] = 0
-        seen[t] = -1
+    n = 0
     for i in range(n_ops):
         op = order[i]
         start = in_ptr[op]
+        end = in_ptr[op + 1]
         written = out_ptr[op]
-        k = n
-        if start == in_ptr[op + 1] and written < out_ptr[op + 1] and held[written] & 3:
-            k = -1
+        view = share[op] == 1
+        part = readers[op] == 1 and scratch[op] == 0 and out_ptr[op + 1] == written + 1
+        for e in range(start, end):
+            x = in_idx[e]
+            stored = held[group[x]] & 1 == 1
+            part = part and (stored or (view and place[maker[x]] < -1))
+        if start == end or before_ptr[op] < before_ptr[op + 1]:
+            part = False
+        if start == end and written < out_ptr[op + 1] and held[written] & 3:
+            place[op] = -1
+        elif part:
+            place[op] = -2
         else:
+            place[op] = n
             op_of[n] = op
             n += 1
-        place[op] = k
         for t in range(written, out_ptr[op + 1]):
-            maker[t] = k
-            g = group[in_idx[start]] if share[op] == 1 else t
+            g = group[in_idx[start]] if view else t
             group[t] = g
-            birth[t] = k
             size[t] = 0 if held[t] & 1 or g != t else nbytes[t]
-            # the entry after a group's own counts its readers until they are added up
-            if held[t] & 4 and held[g] & 1 == 0 and seen[g] == -1:
-                seen[g] = -2
-                user_ptr[g + 1] += 1
+            if part:
+                carried[op] += size[t]
+            # until a group's readers are counted, its entry says whether it is kept for good
+            if held[t] & 4 and held[g] & 1 == 0:
+                user_ptr[g + 1] = 1
+        if part:
+            carried[reader[op]] += carried[op]
+    for i in range(n_ops - 1, -1, -1):
+        op = order[i]
+        if place[op] == -2:
+            home = place[reader[op]]
+            place[op] = -2 - home if home >= 0 else home
+        for t in range(out_ptr[op], out_ptr[op + 1]):
+            birth[t] = place[op] if place[op] >= -1 else -2 - place[op]
+            cursor[t] = user_ptr[t + 1]
     m = 0
     n_pred = 0
     pred_ptr[0] = 0
@@ -615,8 +659,8 @@ def model(
         written = out_ptr[op]
         for e in range(in_ptr[op], in_ptr[op + 1]):
             x = in_idx[e]
-            if maker[x] >= 0:
-                pred_idx[n_pred] = maker[x]
+            if place[maker[x]] >= 0:
+                pred_idx[n_pred] = place[maker[x]]
                 n_pred += 1
             g = group[x]
             if held[g] & 1:
@@ -641,25 +685,24 @@ def model(
     alive = 0
     everything = 0
     for t in range(n_tensors):
-        if user_ptr[t + 1] and held[t] & 3 == 2:
-            alive += nbytes[t]
         if held[t] & 3 == 2:
             everything += nbytes[t]
+            if user_ptr[t + 1]:
+                alive += nbytes[t]
         user_ptr[t + 1] += user_ptr[t]
-        maker[t] = user_ptr[t]
+        if cursor[t]:
+            user_idx[user_ptr[t + 1] - 1] = n
+        cursor[t] = user_ptr[t]
     for k in range(n):
         for e in range(use_ptr[k], use_ptr[k + 1]):
-            user_idx[maker[use_idx[e]]] = k
-            maker[use_idx[e]] += 1
-    for t in range(n_tensors):
-        if seen[t] == -2:
-            user_idx[maker[t]] = n
+            user_idx[cursor[use_idx[e]]] = k
+            cursor[use_idx[e]] += 1
     latest[n] = n
     for k in range(n - 1, -1, -1):
         op = op_of[k]
         fresh[k] = 0
-        stays[k] = 0
-        extra[k] = scratch[op]
+        stays[k] = carried[op]
+        extra[k] = scratch[op] + carried[op]
         for t in range(out_ptr[op], out_ptr[op + 1]):
             fresh[k] += size[t]
             if user_ptr[t + 1] > user_ptr[t]:
@@ -743,7 +786,8 @@ def survey(
                 taken = False
                 for e in range(use_ptr[k], use_ptr[k + 1]):
                     g = use_idx[e]
-                    if birth[g] >= begin or user_idx[user_ptr[g + 1] - 1] < i:
+                    # what is part of op k is in its extra bytes
+                    if birth[g] != k and (birth[g] >= begin or user_idx[user_ptr[g + 1] - 1] < i):
                         least += size[g]
                     taken = taken or takes[e] == 1
                 bound = max(bound, least if taken else least + fresh[k])
@@ -853,7 +897,10 @@ def minimum_peaks(
     group: I64,
     place: I64,
     maker: I64,
-    seen: I64,
+    cursor: I64,
+    readers: I64,
+    reader: I64,
+    carried: I64,
     op_of: I64,
     pred_ptr: I64,
     pred_idx: I64,
@@ -903,6 +950,7 @@ def minimum_peaks(
         first_edge = in_ptr[origin]
         total = 0
         overwrites = False
+        stored = False
         reads[0] = 0
         for k in range(n_ops):
             node = origin + k
@@ -933,6 +981,7 @@ def minimum_peaks(
             own_scratch[k] = extra_here
             root[k] = root[edges[reads[k]]] if code == 1 else k
             overwrites = overwrites or code >= 4
+            stored = stored or hold & 1 == 1
         for k in range(n_ops + 1):
             before_ptr[k] = 0
         if overwrites:
@@ -943,17 +992,17 @@ def minimum_peaks(
                     continue
                 target = root[edges[reads[k]]]
                 for r in range(k):
-                    reader = False
+                    overlaps = False
                     for e in range(reads[r], reads[r + 1]):
-                        reader = reader or root[edges[e]] == target
-                    if reader and share[origin + r] != 1:
+                        overlaps = overlaps or root[edges[e]] == target
+                    if overlaps and share[origin + r] != 1:
                         before_idx[n_before] = r
                         n_before += 1
             before_ptr[n_ops] = n_before
-        n, alive, start = model(n_ops, reads, edges, node_ptr, modes, holds, own_bytes, own_scratch, before_ptr,
-                                before_idx, node_ptr, group, place, maker, seen, op_of, pred_ptr, pred_idx, latest,
-                                use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra,
-                                birth)  # fmt: skip
+        n, alive, start = model(n_ops, stored, reads, edges, node_ptr, modes, holds, own_bytes, own_scratch, before_ptr,
+                                before_idx, node_ptr, group, place, maker, cursor, readers, reader, carried, op_of,
+                                pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh,
+                                stays, extra, birth)  # fmt: skip
         bound, peak = survey(n, alive, start, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr, user_idx,
                              size, fresh, stays, extra, birth, successor, level, need, part)  # fmt: skip
         if peak > bound:

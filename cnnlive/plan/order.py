@@ -216,28 +216,39 @@ def best_order(
     to_model = [work[name] for name in (*_SCRATCH, *_MODEL, "birth")]
     to_survey = [*columns, work["birth"], work["successor"], *surveyed]
     program = np.arange(n_ops)
-    n, alive, start = model(n_ops, *[*graph, program, *to_model])
+    n, alive, start = model(n_ops, False, *[*graph, program, *to_model])
     bound, peak = survey(n, alive, start, *to_survey)
     first = np.flatnonzero(work["place"][:n_ops] < 0)
-    n_states = 0
-    if peak == bound:
+    if start > alive and first[-1] >= len(first):
         # A network input that nobody reads goes after its own step, which is best run early.
-        moves = start > alive and first[-1] >= len(first)
-        order = np.concatenate([first, work["op_of"][:n]]) if moves else program
-        return BestOrder(frozen(order), int(peak), int(bound), 0)
-    numbered = np.concatenate([first, work["op_of"][_by_rules_of_thumb(n, alive, start, work)]])
-    model(n_ops, *[*graph, numbered, *to_model])
+        program = np.concatenate([first, work["op_of"][:n]])
+    if peak == bound:
+        return BestOrder(frozen(program), int(peak), int(bound), 0)
+    # The best simple order numbers the search, so that what runs together stands together.
+    n, *_ = model(n_ops, True, *[*graph, program.copy(), *to_model])
+    survey(n, alive, start, *to_survey)
+    simple = _in_full(_by_rules_of_thumb(n, alive, start, work), work["place"][:n_ops])
+    model(n_ops, True, *[*graph, simple, *to_model])
     survey(n, alive, start, *to_survey)
     sequence = np.arange(n)
-    at, reached, capacity = 0, bound, min(_FIRST_STATES, max_states)
+    at, reached, n_states, capacity = 0, bound, 0, min(_FIRST_STATES, max_states)
     while at < n:
         states, mask = _states(capacity)
         rest = [*columns, *surveyed, *states, sequence]
         at, bound, reached, kept = solve(at, n, bound, reached, capacity == max_states, capacity, 0, mask, *rest)
         n_states += int(kept)
         capacity = min(8 * capacity, max_states)
-    order = program if peak <= reached else np.concatenate([first, work["op_of"][sequence]])
-    return BestOrder(frozen(order), int(min(peak, reached)), int(bound), n_states)
+    if reached < peak:
+        program, peak = _in_full(sequence, work["place"][:n_ops]), reached
+    return BestOrder(frozen(program), int(peak), int(bound), n_states)
+
+
+def _in_full(sequence: I64, place: I64) -> I64:
+    """Return an order of a model's ops as one of all: free ops first, and what is part of an op right before it."""
+    rank = np.empty(len(sequence) + 1, np.int64)
+    rank[sequence] = np.arange(len(sequence))
+    rank[-1] = -1
+    return np.argsort(rank[np.where(place < -1, -2 - place, place)], kind="stable")
 
 
 def _by_rules_of_thumb(n: int, alive: int, start: int, work: Mapping[str, I64]) -> I64:
@@ -259,7 +270,7 @@ def _by_rules_of_thumb(n: int, alive: int, start: int, work: Mapping[str, I64]) 
 
 
 # Names of the kernels' arrays, in the order in which they take them.
-_SCRATCH = ("group", "place", "maker", "seen", "op_of")
+_SCRATCH = ("group", "place", "maker", "cursor", "readers", "reader", "carried", "op_of")
 _MODEL = ("pred_ptr", "pred_idx", "latest", "use_ptr", "use_idx", "takes", "user_ptr", "user_idx", "size", "fresh",
           "stays", "extra")  # fmt: skip
 _SURVEYED = ("level", "need", "part")
@@ -270,9 +281,23 @@ _NEEDS = (0, 1, 1, 2, 1, 1)
 
 def _model_sizes(n_ops: int, n_tensors: int, n_edges: int, n_before: int) -> dict[str, int]:
     """Entries of each array that a model needs, the largest first where one is of tensors and another of ops."""
-    per_tensor = dict.fromkeys(("group", "maker", "seen", "user_ptr", "size", "birth"), n_tensors + 1)
+    per_tensor = dict.fromkeys(("group", "maker", "cursor", "user_ptr", "size", "birth"), n_tensors + 1)
     per_op = dict.fromkeys(
-        ("place", "op_of", "pred_ptr", "latest", "use_ptr", "fresh", "stays", "extra", "successor", *_SURVEYED),
+        (
+            "place",
+            "readers",
+            "reader",
+            "carried",
+            "op_of",
+            "pred_ptr",
+            "latest",
+            "use_ptr",
+            "fresh",
+            "stays",
+            "extra",
+            "successor",
+            *_SURVEYED,
+        ),
         n_ops + 1,
     )
     per_edge = {"pred_idx": n_edges + n_before, "use_idx": n_edges, "takes": n_edges, "user_idx": n_edges + n_tensors}
