@@ -221,6 +221,8 @@ class SearchSpace(abc.ABC):
         x = np.asarray(X)
         if x.ndim == 1 and x.shape[0] == self.n_genes and (x.size or not self.n_genes):
             x = x[None, :]
+        if not self.n_genes and x.ndim == 2 and not x.size:
+            return np.zeros((len(x), 0), np.int16)
         if x.size == 0 and x.ndim <= 2 and (x.ndim < 2 or x.shape[1] in (0, self.n_genes)):
             return np.zeros((0, self.n_genes), np.int16)
         if x.ndim != 2 or x.shape[1] != self.n_genes:

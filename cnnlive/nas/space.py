@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cnnlive._kernels.trellis import narrow
-from cnnlive._types import I64, column, frozen
+from cnnlive._types import I64, frozen
 from cnnlive.errors import SpaceError, close_names
 from cnnlive.graph import Graph, Tensor
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import Metric, SearchSpace, Setting, read_metrics, read_setting
 from cnnlive.nas.fragment import Fragment, build_option
 from cnnlive.nas.search import Best, Search, Walk
-from cnnlive.nas.trellis import Trellis, compile_trellis, walk_numbers
+from cnnlive.nas.trellis import Trellis, compile_trellis
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -174,11 +173,8 @@ class Space(SearchSpace):
         """Evaluate one metric under a setting that has been read."""
         with self._lock:
             found = self._compiled((metric,), setting)
-        short = np.ascontiguousarray(x, np.int16)
-        short.setflags(write=False)
-        bad, numbers = walk_numbers(short, found.program, found.table,
-                                    found.question.tail, found.n_stages, found.question.n_numbers)  # fmt: skip
-        assert bad < 0
+        numbers = found.tables.numbers(np.ascontiguousarray(x, np.int16))
+        assert numbers is not None
         return found.question.answer(numbers)[found.question.metrics[0].label]
 
     def _compiled(self, wanted: tuple[Metric, ...], asked: Setting, progress: bool | None = None) -> Trellis:
@@ -279,33 +275,29 @@ class Space(SearchSpace):
         """
         trellis, wanted = self._trellis(metrics, optimizer, optimizer_options, setting)
         x = self._rows(X)
-        cards = column(self.cardinalities)
-        parts = run_chunks(
-            len(x), lambda a, b: (_walk, (trellis.program, trellis.table, trellis.question.tail, trellis.n_stages,
-                                          trellis.question.n_numbers, x[a:b], cards)),
-            threads=threads, executor=executor, unit=_UNIT,
-        )  # fmt: skip
-        if any(numbers is None for numbers in parts):
+        tables = trellis.tables
+        if executor is None:
+            numbers = np.empty((tables.n_numbers, len(x)), np.int64)
+            rows = frozen(x.view())
+            fine = run_chunks(len(x), lambda a, b: (tables.walk, (rows, a, b, numbers, a)), threads=threads, unit=_UNIT)
+            good = all(fine)
+        else:
+            apart = run_chunks(len(x), lambda a, b: (tables.numbers, (x[a:b],)), threads=threads, executor=executor,
+                               unit=_UNIT)  # fmt: skip
+            found = [part for part in apart if part is not None]
+            good = len(found) == len(apart)
+            numbers = np.concatenate([np.empty((tables.n_numbers, 0), np.int64), *found], axis=1)
+        if not good:
             self.check(X)  # says which row
-            raise SpaceError(f"genotypes of space {self.name!r} are out of range")
-        n_numbers = trellis.question.n_numbers
-        found = [numbers for numbers in parts if numbers is not None]
-        numbers = found[0] if len(found) == 1 else np.concatenate([np.zeros((n_numbers, 0), np.int64), *found], axis=1)
         answered = trellis.question.answer(numbers)
         return {m.label: answered[_same(trellis.question.metrics, m)] for m in wanted}
 
     def _rows(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return genotypes in a type that the kernels read; their values are checked there."""
         x = np.asarray(X)
-        if x.ndim == 2 and x.shape[1] == self.n_genes and len(x) and x.dtype.kind in "iu":
-            if x.dtype in (np.int16, np.int64):
-                return x if x.flags.c_contiguous else np.ascontiguousarray(x)
-            if x.dtype.itemsize == 1:
-                return x.astype(np.int16)
-            if x.dtype != np.uint64:
-                return x.astype(np.int64)
-        checked = self.check(X)
-        return np.ascontiguousarray(checked, np.int16)
+        if x.ndim == 2 and x.shape[1] == self.n_genes and len(x) and x.dtype.kind in "iu" and x.dtype != np.uint64:
+            return np.ascontiguousarray(x)
+        return np.ascontiguousarray(self.check(X), np.int16)
 
     def evaluator(
         self,
@@ -487,15 +479,3 @@ _UNIT = 16  # nodes of a flat graph that take about as long as one walk
 def _same(metrics: Sequence[Metric], wanted: Metric) -> str:
     """Label under which another question asked the same."""
     return next(m.label for m in metrics if (m.name, m.optimizer) == (wanted.name, wanted.optimizer))
-
-
-def _walk(program: I64, table: I64, tail: I64, n_stages: int, n_numbers: int, x: Any, cards: I64) -> I64 | None:
-    """Walk a chunk of genotypes; None: one is out of range."""
-    x = frozen(x.view())
-    if x.dtype != np.int16:
-        short = np.empty(x.shape, np.int16)
-        if narrow(x, frozen(cards.view()), short) >= 0:
-            return None
-        x = frozen(short)
-    bad, out = walk_numbers(x, frozen(program.view()), frozen(table.view()), frozen(tail.view()), n_stages, n_numbers)
-    return None if bad >= 0 else out

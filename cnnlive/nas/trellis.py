@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cnnlive._kernels.trellis import walk, walk_one
-from cnnlive._types import I16, I64, column, frozen
+from cnnlive._kernels.trellis import narrow, walk, walk_one
+from cnnlive._types import I16, I64, Columns, column, frozen
 from cnnlive.errors import GraphError, SpaceError
 from cnnlive.nas.base import Metric, Setting
 from cnnlive.nas.fragment import (
@@ -43,13 +44,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Question",
     "Stage",
+    "Tables",
     "Trellis",
     "ask",
     "combine",
     "compile_stages",
     "compile_trellis",
     "join",
-    "walk_numbers",
 ]
 
 # A joined stage has no more rows than this: it should stay in a core's own cache.
@@ -220,17 +221,13 @@ class Trellis:
     question : Question
     stages : tuple of Stage
         One per slot.
-    program, table : int64 arrays
-        The same with neighbours joined, as :func:`cnnlive._kernels.trellis.walk` reads it.
-    n_stages : int
-        Joined stages.
+    tables : Tables
+        The same with neighbours joined, as kernels read it.
     """
 
     question: Question
     stages: tuple[Stage, ...]
-    program: I64
-    table: I64
-    n_stages: int
+    tables: Tables
 
     def walker(self) -> Callable[[I64], I64]:
         """Return a function from one genotype (int64) to its numbers, which it overwrites at the next call.
@@ -241,9 +238,10 @@ class Trellis:
             (the function) if a value is no option.
         """
         q = self.question
-        scratch = np.empty(q.n_numbers + self.n_stages, np.int64)
+        tables = self.tables
+        scratch = np.empty(q.n_numbers + tables.n_stages, np.int64)
         numbers = scratch[: q.n_numbers]
-        program, table, tail = self.program, self.table, q.tail
+        program, table, tail = tables.program, tables.table, q.tail
 
         def one(x: I64) -> I64:
             if walk_one(x, program, table, tail, scratch):
@@ -253,12 +251,49 @@ class Trellis:
         return one
 
 
-def walk_numbers(x: I16, program: I64, table: I64, tail: I64, n_stages: int, n_numbers: int) -> tuple[int, I64]:
-    """Return the first row that is out of range, or -1, and the numbers (n_numbers, n) of genotypes."""
-    out = np.empty((n_numbers, len(x)), np.int64)
-    arc = np.empty((n_stages, _BLOCK), np.int64)
-    state, total = np.empty(_BLOCK, np.int64), np.empty((n_numbers, _BLOCK), np.int64)
-    return int(walk(x, program, table, tail, arc, state, total, out)), out
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables(Columns):
+    """What a walk reads, and nothing else: small enough to be sent to other processes.
+
+    Attributes
+    ----------
+    cardinality : (n_genes,) int16 and int64
+    program, table, tail : int64 arrays
+        See :func:`cnnlive._kernels.trellis.walk`.
+    n_stages, n_numbers : int
+    """
+
+    short: I16
+    cardinality: I64
+    program: I64
+    table: I64
+    tail: I64
+    n_stages: int
+    n_numbers: int
+
+    def walk(self, x: NDArray[Any], begin: int, end: int, out: I64, at_out: int) -> bool:
+        """Fill numbers (n_numbers, n) for rows of genotypes, C-contiguous integers; False: one is out of range."""
+        if x.dtype != np.int16:
+            wide = x[begin:end]
+            begin, end = 0, end - begin
+            if wide.dtype.itemsize == 1:
+                x = wide.astype(np.int16)
+            else:
+                wide = frozen(wide.astype(np.int64, copy=False).view())
+                x = np.empty(wide.shape, np.int16)
+                if narrow(wide, self.cardinality, x) >= 0:
+                    return False
+            x.setflags(write=False)
+        genes = np.empty((x.shape[1], _BLOCK), np.int16)
+        arc, state = np.empty((self.n_stages, _BLOCK), np.int64), np.empty(_BLOCK, np.int64)
+        total = np.empty((self.n_numbers, _BLOCK), np.int64)
+        return int(walk(x, begin, end, self.short, self.program, self.table, self.tail, genes, arc, state, total, out,
+                        at_out)) < 0  # fmt: skip
+
+    def numbers(self, x: NDArray[Any]) -> I64 | None:
+        """Return the numbers (n_numbers, n) of genotypes; None: one is out of range."""
+        out = np.empty((self.n_numbers, len(x)), np.int64)
+        return out if self.walk(frozen(x.view()), 0, len(x), out, 0) else None
 
 
 def _pack(stages: Sequence[Stage]) -> tuple[I64, I64]:
@@ -463,4 +498,7 @@ def compile_trellis(space: Space, metrics: Sequence[Metric], setting: Setting, s
     stages = compile_stages(space, question, show)
     joined = _joined(stages, question)
     program, table = _pack(joined)
-    return Trellis(question, stages, program, table, len(joined))
+    short = space.cardinalities.astype(np.int16)
+    short.setflags(write=False)
+    tables = Tables(short, column(space.cardinalities), program, table, question.tail, len(joined), question.n_numbers)
+    return Trellis(question, stages, tables)
