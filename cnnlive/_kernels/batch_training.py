@@ -9,6 +9,7 @@ from cnnlive._kernels._jit import kernel
 from cnnlive._types import I64
 
 I32 = NDArray[np.int32]
+U32 = NDArray[np.uint32]
 
 
 @kernel
@@ -28,26 +29,13 @@ def train_graphs(
     target_item: int,
     step_ptr: I64,
     step: I64,
-    value: I32,
-    flags: I32,
-    store: I32,
-    last: I32,
-    saves: I32,
-    kept_0: I32,
-    kept_1: I32,
-    uses: I32,
-    waits: I32,
-    nbytes: I64,
-    stored: I64,
-    beside: I64,
-    freed: I64,
-    handle_store: I32,
-    handle_refs: I32,
-    handle_form: I32,
-    store_refs: I32,
-    store_bytes: I64,
-    slot: I32,
-    goal: I32,
+    node: U32,
+    uses: U32,
+    amount: I64,
+    handle: U32,
+    held_bytes: I64,
+    slot: U32,
+    goal: I64,
     made: I64,
     answer: I64,
 ) -> tuple[int, int, int]:
@@ -66,42 +54,51 @@ def train_graphs(
         Row of `table` of each node; the nodes of the graph that it reads.
     until : (n_nodes,), or (0,)
         Node of the graph through which eager Python holds an output, 0: its last reader.
-    sizes : (n_nodes, 4)
-        Elements of the output, of a weight, of a vector of parameters (as the counting kernel has them), and the
-        product of the dimensions that `table` names.
+    sizes : (4 * n_nodes,)
+        Four of each node: elements of the output, of a weight, of a vector of parameters (as the counting kernel has
+        them), and the product of the dimensions that `Templates.span` names.
     classes : (n_graphs,)
         Second dimension of the output, 0 if it has one dimension only.
-    table : (n_kinds + 1, 24)
-        What an op contributes, the loss as the last row, see :mod:`cnnlive.nas.training`. 0: -1 an input, -2 a
-        parameter, -3 a constant, 0 no op at all, 1 one node whose only input gets a new gradient, 2 one that hands
-        its gradient on, 3 one that hands slices of it on, 4 anything else, 9 not known. 1: 1 shares the storage of
-        its first input. 2: 1 is a view, 2 works in place. 3: what backward keeps: 1 first input, 2 output, 4 second
-        input, 8 first input if the second takes a gradient, 16 the other way round. 4: the record that keeps it.
-        5 and 6: bytes of its parameters per element of `sizes`. 7: how many these are. 8 and 9: bytes of its buffers
-        per element of a vector, and once. 10: 1 has storages beside its output, of (11 to 14) so many bytes per
-        element of the output, of the first input, per product of dimensions, and once, which backward keeps.
-        15: 1 if only where an input takes a gradient. 16 and 17: records. 18 and 19: 1 has a weight, a bias.
-    record : (n_records, 16)
-        0 and 1: edges. 2: the value it makes, 0 the node's own, else one between records. 3: 1 if that one is as
-        large as the first input. 4: 1 makes the node's storage. Bytes (as 11 to 14 of `table`) of the storages that it
-        makes beside (5 to 8), that go after it (9 to 11, without products; nothing keeps them), and that go after
-        backward of it (12 to 15).
-    edge : (n_edges, 6)
-        What takes a gradient: 0 and above an input, -1 the weight, -2 the bias, -3 every input, -10 - j a value
-        between records. Then how: 1 a new gradient, 2 the incoming one, 3 a view of it, 4 a slice, 5 a reshape, which
-        copies what is not contiguous, 6 an expanded view, 7 a reshape that may do so. Then 1 if it is made as large
-        as the output; then bytes of temporaries per element of the output, per element of the input, and once.
+    table : (24 * (n_kinds + 1),)
+        Rows of 24: what an op contributes, the loss as the last. 0: a word, see below. 1: the record that lets go of
+        what forward kept. 2 to 5: bytes, per element of the output, of the first input, per product of dimensions,
+        and once, of the storages beside its output, which backward keeps. 6 and 7: its records. 8 and 9: bytes of its
+        weight and bias per element of `sizes`; 10: how many these are; 11 and 12: bytes of its buffers per element of
+        a vector, and once; 13 and 14: 1 has a weight, a bias.
+        The word's bits: 0 to 3 say how backward goes: 0 not at all, the output is the input; 1 one input gets a new
+        gradient; 2 the gradient is handed on; 4 anything else; 9 not known; 10 a network input, 11 a parameter, 12 a
+        constant. 16 shares the storage of its first input. 32 is a view, 64 works in place. What backward keeps: 128
+        the first input, 256 the output, 512 the second input, 1024 the first if the second takes a gradient, 2048 the
+        other way round. 4096 has storages beside its output, 8192 only where an input takes a gradient. 16384 has
+        parameters or buffers. 32768 has several records.
+    record : (16 * n_records,)
+        Rows of 16. 0 and 1: edges. 2: the value it makes, 0 the node's own, else one between records. 3: 1 if that
+        one is as large as the first input. 4: 1 makes the node's storage. Bytes (as 2 to 5 of `table`) of the storages
+        that it makes beside (5 to 8), that go after it (9 to 11, without products; nothing keeps them), and that go
+        after backward of it (12 to 15).
+    edge : (8 * n_edges,)
+        Rows of 8. What takes a gradient: 0 and above an input, -1 the weight, -2 the bias, -3 every input, -10 - j a
+        value between records. Then how: 1 a new gradient, 2 the incoming one, 3 a view of it, 4 a slice, 5 a reshape,
+        which copies what is not contiguous, 6 an expanded view, 7 a reshape that may do so. Then 1 if it is made as
+        large as the output; then bytes of temporaries per element of the output, per element of the input, and once.
     item, loss, target_item : int
         Bytes of an element; 1 if there are records of a loss in the last row of `table`; bytes of an element of the
         targets, negative: one per `classes` elements of the output.
-    step_ptr, step : (n_steps + 1,), (n_rows, 4)
+    step_ptr, step : (n_steps + 1,), (4 * n_rows,)
         Optimizer steps that take one parameter after the other, as `StepRule.rows`.
-    value, flags, store, last, saves, kept_0, kept_1, uses, waits, nbytes, stored, beside, freed : scratch
-        At least 8 longer than the largest graph has nodes. `freed` has to hold 0, and does so again afterwards.
-    handle_store, handle_refs, handle_form, store_refs, store_bytes : scratch
-        At least 16 longer than 4 times all nodes and edges of the largest graph.
-    slot, goal, made : scratch
-        At least 8 longer than the most inputs of a node.
+    node : (8 * n,) scratch, n at least 8 more than nodes of the largest graph
+        Of each node: the value it stands for; bits (1 takes a gradient, 2 is read, 4 a view, 8 a leaf, 16 keeps a
+        second storage); the node whose storage it lies in; the last node that holds that; how many backward nodes
+        keep it; two storages that it keeps itself; the gradient that waits for it: 0 none, 1 one of its own that
+        nobody else looks at, or a handle.
+    uses : (n,) scratch
+    amount : (8 * n,) scratch
+        Bytes of each node: of its gradient, of its storage, of storages beside it, of what goes after it, of its
+        parameters. The fourth has to hold 0, and does so again afterwards unless the status is not 0.
+    handle, held_bytes : (4 * m,), (m,) scratch, m at least 32 more than 4 times nodes and edges of the largest graph
+        Of each handle: its storage, who holds it, whether it is contiguous; who holds the storage of that number, and
+        its bytes.
+    slot, goal, made : scratch, 8 longer than the most inputs of a node
 
     Returns
     -------
@@ -112,203 +109,240 @@ def train_graphs(
     Notes
     -----
     O(nodes + edges). What forward packs lives on, so forward needs no counts of holders: a storage that nothing packs
-    goes after its last reader. In backward a gradient is a handle of a storage, as in `train_step`.
+    goes after its last reader. In backward most gradients belong to one value alone and need no handle. Rows in flat
+    arrays, unsigned numbers of nodes (no test whether an index is below 0) and words of bits: 37 ns a node became 2x.
     """
     node_0 = graph_ptr[0]
     edge_0 = in_ptr[0]
     held = until.shape[0] > 0
     n_steps = step_ptr.shape[0] - 1
-    the_loss = table.shape[0] - 1
+    the_loss = table.shape[0] - 24
     for g in range(graph_ptr.shape[0] - 1):
         first = graph_ptr[g] - node_0
         n = graph_ptr[g + 1] - graph_ptr[g]
         # Storage n is none: what inputs and parameters lie in, of no bytes.
-        stored[n] = 0
-        saves[n] = 0
-        last[n] = 0
+        none = 8 * n
+        amount[none + 1] = 0
+        node[none + 3] = 0
+        node[none + 4] = 0
         seen = 0
-        values = 0
+        values = n
         resident = 0
         given = 0
+        trained = 0
+        tensors = 0
+        idle = 0
         start = in_ptr[first] - edge_0
         first_edge = start
         for p in range(n):
-            k = kind[first + p]
+            k = 24 * kind[first + p]
+            word = table[k]
+            how = word & 15
             stop = in_ptr[first + p + 1] - edge_0
-            how = table[k, 0]
-            numel = sizes[first + p, 0]
-            value[p] = p
-            waits[p] = -1
-            saves[p] = 0
-            stored[p] = 0
-            beside[p] = 0
-            kept_0[p] = n
-            kept_1[p] = n
-            values += 1
+            numel = sizes[4 * (first + p)]
             size = item * numel
-            nbytes[p] = size
-            last[p] = p
-            if how >= 1:
-                if how == 9:
-                    return 2, g, p
-                x = value[in_idx[start]]
-                weights = table[k, 5] * sizes[first + p, 1] + table[k, 6] * sizes[first + p, 2]
-                resident += weights + table[k, 8] * sizes[first + p, 2] + table[k, 9]
-                grad = 1 if table[k, 7] > 0 else 0
-                for e in range(start, stop):
-                    v = value[in_idx[e]]
-                    f = flags[v]
-                    grad |= f & 1
-                    seen += 1 - ((f >> 1) & 1)
-                    flags[v] = f | 2
-                    last[store[v]] = max(last[store[v]], p)
+            b = 8 * p
+            node[b] = p
+            node[b + 3] = p
+            node[b + 4] = 0
+            node[b + 7] = 0
+            amount[b] = size
+            amount[b + 1] = 0
+            amount[b + 2] = 0
+            s = p
+            if how == 1 or how == 2 or how == 4:
+                x = 8 * node[8 * (in_idx[start] & 2147483647)]
+                bits = node[x + 1]
+                seen += 1 - ((bits >> 1) & 1)
+                node[x + 1] = bits | 2
+                grad = bits & 1
+                a = 8 * node[x + 2]
+                node[a + 3] = max(node[a + 3], p)
+                y = x
+                leaf = bits & 8
+                for e in range(start + 1, stop):
+                    y = 8 * node[8 * (in_idx[e] & 2147483647)]
+                    more = node[y + 1]
+                    grad |= more & 1
+                    leaf |= more & 8
+                    seen += 1 - ((more >> 1) & 1)
+                    node[y + 1] = more | 2
+                    c = 8 * node[y + 2]
+                    node[c + 3] = max(node[c + 3], p)
+                if word & 16384:
+                    weights = table[k + 8] * sizes[4 * (first + p) + 1] + table[k + 9] * sizes[4 * (first + p) + 2]
+                    resident += weights + table[k + 11] * sizes[4 * (first + p) + 2] + table[k + 12]
+                    amount[b + 4] = weights
+                    if table[k + 10] > 0:
+                        grad = 1
+                        trained += weights
+                        tensors += table[k + 10]
+                else:
+                    amount[b + 4] = 0
                 flag = grad
-                s = p
-                if table[k, 2] == 1:
-                    flag |= 4
-                if table[k, 1] == 1:
-                    s = store[x]
-                    if table[k, 2] == 2 and flags[x] & 4:
+                if word & 112:
+                    if word & 32:
+                        flag |= 4
+                    if word & 64 and bits & 4:
                         if grad == 1:
                             return 3, g, p
                         flag |= 4
+                    if word & 16:
+                        s = node[x + 2]
+                    else:
+                        amount[b + 1] = size
                 else:
-                    stored[p] = size
-                store[p] = s
-                flags[p] = flag
-                if table[k, 10] == 1 and (grad == 1 or table[k, 15] == 0):
-                    beside[p] = (
-                        table[k, 11] * numel
-                        + table[k, 12] * sizes[first + in_idx[start], 0]
-                        + table[k, 13] * sizes[first + p, 3]
-                        + table[k, 14]
+                    amount[b + 1] = size
+                if word & 4096 and (grad == 1 or word & 8192 == 0):
+                    beside = (
+                        table[k + 2] * numel
+                        + table[k + 3] * sizes[4 * (first + in_idx[start])]
+                        + table[k + 4] * sizes[4 * (first + p) + 3]
+                        + table[k + 5]
                     )
+                    amount[b + 2] = beside
+                    if grad == 0:
+                        amount[b + 3] += beside
+                        idle -= beside
                 if grad == 1:
-                    what = table[k, 3]
-                    if what == 1:
-                        kept_0[p] = store[x]
-                    elif what != 0:
-                        y = value[in_idx[stop - 1]]
-                        if what & 1 or (what & 8 and flags[y] & 1):
-                            kept_0[p] = store[x]
-                        if what & 2:
-                            kept_1[p] = s
-                        elif what & 4 or (what & 16 and flags[x] & 1):
-                            kept_1[p] = store[y]
-                        if kept_1[p] == kept_0[p]:
-                            kept_1[p] = n
-                    saves[kept_0[p]] += 1
-                    saves[kept_1[p]] += 1
-                    if how != 1 or flags[x] & 8:
+                    keeps = n
+                    if word & 128 or (word & 1024 and node[y + 1] & 1):
+                        keeps = node[x + 2]
+                        node[8 * keeps + 4] += 1
+                    if word & 2816:
+                        second = n
+                        if word & 256:
+                            second = s
+                        elif word & 512 or (word & 2048 and bits & 1):
+                            second = node[y + 2]
+                        if second != keeps and second != n:
+                            node[b + 6] = second
+                            flag |= 16
+                            node[8 * second + 4] += 1
+                    node[b + 5] = keeps
+                    if leaf:
                         for e in range(start, stop):
-                            v = value[in_idx[e]]
-                            if flags[v] & 8:
+                            v = node[8 * (in_idx[e] & 2147483647)]
+                            if node[8 * v + 1] & 8:
                                 uses[v] += 1
+                node[b + 1] = flag
             elif how == 0:
-                x = value[in_idx[start]]
-                value[p] = x
-                flags[p] = 0
+                x = node[8 * (in_idx[start] & 2147483647)]
+                node[b] = x
+                node[b + 1] = 0
                 values -= 1
-                s = store[x]
-                last[s] = max(last[s], p)
+                s = node[8 * x + 2]
+                node[8 * s + 3] = max(node[8 * s + 3], p)
+            elif how == 9:
+                return 2, g, p
             else:
-                flags[p] = 0
-                store[p] = n
                 s = n
-                if how == -1:
+                node[b + 1] = 0
+                if how == 10:
                     given += size
                 else:
-                    resident += size
-                    if how == -2:
-                        flags[p] = 9
+                    weights = table[k + 8]
+                    resident += weights + table[k + 11] + table[k + 12]
+                    amount[b + 4] = weights
+                    if how == 11:
+                        node[b + 1] = 9
                         uses[p] = 0
+                        trained += weights
+                        tensors += 1
+            node[b + 2] = s
             if held:
-                last[s] = max(last[s], until[first + p])
+                a = 8 * s + 3
+                node[a] = max(node[a], until[first + p])
             start = stop
-        end = value[n - 1]
-        if flags[end] & 1 == 0:
+        last_edge = start
+        end = node[8 * (n - 1)]
+        if node[8 * end + 1] & 1 == 0:
             return 1, g, n - 1
-        out = store[end]
-        out_kept = saves[out]
-        # What forward keeps; the network's output and its loss are held to the end.
-        packed = 0
-        for p in range(n):
-            if saves[p] > 0:
-                packed += stored[p]
-            if flags[p] & 1:
-                packed += beside[p]
-        # A value that nobody reads leads nowhere: neither does backward.
-        whole = seen + 1 - ((flags[end] >> 1) & 1) == values
+        out = node[8 * end + 2]
+        out_kept = node[8 * out + 4]
+        # A value that nobody reads leads nowhere: neither does backward. What it packs is packed all the same.
+        whole = seen + 1 - ((node[8 * end + 1] >> 1) & 1) == values
         if not whole:
             for p in range(n):
-                flags[p] &= ~2
-            flags[end] |= 2
+                b = 8 * p
+                node[b + 1] &= 4294967293
+                if node[b + 4] > 0:
+                    idle += amount[b + 1]
+            node[8 * end + 1] |= 2
             stop = start
             for p in range(n - 1, -1, -1):
+                b = 8 * p
                 start = in_ptr[first + p] - edge_0
-                if value[p] == p and table[kind[first + p], 0] >= 1:
-                    if flags[p] & 3 == 3:
+                bits = node[b + 1]
+                if bits & 1 and start < stop and node[b] == p:
+                    if bits & 2:
                         for e in range(start, stop):
-                            flags[value[in_idx[e]]] |= 2
-                    elif flags[p] & 1:
-                        saves[kept_0[p]] -= 1
-                        saves[kept_1[p]] -= 1
+                            node[8 * node[8 * (in_idx[e] & 2147483647)] + 1] |= 2
+                    else:
+                        node[8 * node[b + 5] + 4] -= 1
+                        if bits & 16:
+                            node[8 * node[b + 6] + 4] -= 1
                         for e in range(start, stop):
-                            v = value[in_idx[e]]
-                            if flags[v] & 8:
+                            v = node[8 * (in_idx[e] & 2147483647)]
+                            if node[8 * v + 1] & 8:
                                 uses[v] -= 1
+                        amount[b + 3] += amount[b + 2]
+                        trained -= amount[b + 4]
+                        tensors -= table[24 * kind[first + p] + 10]
+                elif bits & 3 == 1 and node[b] == p:
+                    trained -= amount[b + 4]
+                    tensors -= 1
                 stop = start
+            for p in range(n):
+                if node[8 * p + 4] > 0:
+                    idle -= amount[8 * p + 1]
         live = 0
         best = 0
-        trained = 0
-        tensors = 0
-        for j in range(n_steps):
-            answer[g, 8 + j] = 0
-        before = -1
+        packed = idle
+        node[8 * out + 3] = n
         start = first_edge
-        last[out] = n
         for p in range(n):
-            k = kind[first + p]
-            stop = in_ptr[first + p + 1] - edge_0
-            how = table[k, 0]
-            reached = flags[p] & 1
-            if not whole:
-                reached &= flags[p] >> 1
-            r = table[k, 16]
-            if how == 4 and table[k, 17] - r > 1:
-                x = first + in_idx[start]
-                numel = sizes[first + p, 0]
-                for i in range(r, table[k, 17]):
-                    live += record[i, 4] * stored[p]
-                    live += record[i, 5] * numel + record[i, 6] * sizes[x, 0] + record[i, 8]
+            b = 8 * p
+            word = table[24 * kind[first + p]]
+            if word & 32768:
+                k = 24 * kind[first + p]
+                x = 4 * (first + in_idx[in_ptr[first + p] - edge_0])
+                numel = sizes[4 * (first + p)]
+                for r in range(16 * table[k + 6], 16 * table[k + 7], 16):
+                    live += record[r + 4] * amount[b + 1]
+                    live += record[r + 5] * numel + record[r + 6] * sizes[x] + record[r + 8]
                     best = max(best, live)
-                    live -= record[i, 9] * numel + record[i, 10] * sizes[x, 0] + record[i, 11]
+                    live -= record[r + 9] * numel + record[r + 10] * sizes[x] + record[r + 11]
             else:
-                live += stored[p] + beside[p]
+                beside = amount[b + 2]
+                live += amount[b + 1] + beside
                 best = max(best, live)
-                if reached == 0:
-                    live -= beside[p]
-            if saves[p] == 0:
-                freed[last[p]] += stored[p]
-            live -= freed[p]
-            freed[p] = 0
-            if table[k, 7] > 0 and reached == 1:
-                tensors += table[k, 7]
-                for i in range(2):
-                    if table[k, 18 + i] == 1:
-                        elements = sizes[first + p, 1 + i] * table[k, 5 + i] // item
-                        trained += elements
-                        for j in range(n_steps):
-                            for m in range(step_ptr[j], step_ptr[j + 1]):
-                                size = step[m, 2] * elements + step[m, 3]
+                packed += beside
+            if node[b + 4] == 0:
+                amount[8 * node[b + 3] + 3] += amount[b + 1]
+            else:
+                packed += amount[b + 1]
+            live -= amount[b + 3]
+            amount[b + 3] = 0
+        amount[none + 3] = 0
+        for j in range(n_steps):
+            largest = 0
+            before = -1
+            for p in range(n):
+                k = 24 * kind[first + p]
+                if table[k + 10] > 0 and node[8 * p + 1] & 1 and (whole or node[8 * p + 1] & 2):
+                    for i in range(2):
+                        if table[k + 13 + i] == 1:
+                            elements = sizes[4 * (first + p) + 1 + i] * table[k + 8 + i] // item
+                            for m in range(4 * step_ptr[j], 4 * step_ptr[j + 1], 4):
+                                size = step[m + 2] * elements + step[m + 3]
                                 if before >= 0:
-                                    size += step[m, 0] * before + step[m, 1]
-                                answer[g, 8 + j] = max(answer[g, 8 + j], size)
-                        before = elements
-            start = stop
-        freed[n] = 0
-        saves[out] += 1
-        numel = sizes[first + end, 0]
+                                    size += step[m] * before + step[m + 1]
+                                largest = max(largest, size)
+                            before = elements
+            answer[g, 8 + j] = largest
+        node[8 * out + 4] += 1
+        numel = sizes[4 * (first + end)]
         if loss == 1:
             if target_item < 0:
                 if classes[g] == 0:
@@ -316,150 +350,130 @@ def train_graphs(
                 given += -target_item * (numel // classes[g])
             else:
                 given += target_item * numel
-            k = the_loss
-            kept_0[n] = n
-            kept_1[n] = n
-            if table[k, 3] & 1:
-                kept_0[n] = out
+            node[none + 5] = n
+            node[none + 1] = 1
+            if table[the_loss] & 128:
+                node[none + 5] = out
                 if out_kept == 0:
-                    packed += stored[out]
-                saves[out] += 1
-            for i in range(table[k, 16], table[k, 17]):
-                live += record[i, 5] + record[i, 6] * numel + record[i, 8]
+                    packed += amount[8 * out + 1]
+                node[8 * out + 4] += 1
+            for r in range(16 * table[the_loss + 6], 16 * table[the_loss + 7], 16):
+                live += record[r + 5] + record[r + 6] * numel + record[r + 8]
                 best = max(best, live)
-                live -= record[i, 9] + record[i, 10] * numel + record[i, 11]
-                packed += record[i, 12] + record[i, 13] * numel + record[i, 15]
+                live -= record[r + 9] + record[r + 10] * numel + record[r + 11]
+                packed += record[r + 12] + record[r + 13] * numel + record[r + 15]
         answer[g, 0] = best
 
         # Backward. The gradient of the last value waits.
         leaves = 0
-        best = live
-        n_handles = 1
+        n_handles = 2
         p = n
+        b = none
         if loss == 1:
-            if flags[end] & 8:
+            if node[8 * end + 1] & 8:
                 uses[end] += 1
-            waits[n] = 0
-            nbytes[n] = item
-            flags[n] = 1
-            value[n] = n
+            amount[none] = item
         else:
-            waits[end] = 0
             p = n - 1
-            if flags[end] & 8:
+            b = 8 * end
+            if node[b + 1] & 8:
                 # The loss is a parameter as it stands.
                 return 2, g, n - 1
-        handle_store[0] = 0
-        handle_refs[0] = 1
-        handle_form[0] = 3
-        store_refs[0] = 1
-        store_bytes[0] = nbytes[n] if loss == 1 else nbytes[end]
-        live += store_bytes[0]
-        best = max(best, live)
-        stop = in_ptr[first + n] - edge_0
+        node[b + 7] = 1
+        live += amount[b]
+        best = live
+        stop = last_edge
         while p >= 0:
             k = the_loss
             start = stop
-            x = end
             if p < n:
-                k = kind[first + p]
+                k = 24 * kind[first + p]
                 start = in_ptr[first + p] - edge_0
-            how = table[k, 0]
-            if how <= 0:
+            b = 8 * p
+            how = table[k] & 15
+            h = node[b + 7]
+            if how == 1 and h == 1:
+                x = 8 * node[8 * (in_idx[start] & 2147483647)]
+                bits = node[x + 1]
+                if bits & 8 == 0:
+                    # What came in is nobody else's, and dies once there is what goes out.
+                    weights = amount[b + 4]
+                    leaves += weights
+                    live += weights
+                    if bits & 1:
+                        size = amount[x]
+                        live += size
+                        best = max(best, live)
+                        old = node[x + 7]
+                        if old == 0:
+                            node[x + 7] = 1
+                        elif old == 1:
+                            # Added in place to what waits there, after what came in and was kept has gone.
+                            live -= size
+                    else:
+                        best = max(best, live)
+                        old = 0
+                    live -= amount[b] + amount[b + 2]
+                    a = 8 * node[b + 5]
+                    node[a + 4] -= 1
+                    if node[a + 4] == 0:
+                        live -= amount[a + 1]
+                    if node[b + 1] & 16:
+                        a = 8 * node[b + 6]
+                        node[a + 4] -= 1
+                        if node[a + 4] == 0:
+                            live -= amount[a + 1]
+                    if old > 1:
+                        t = handle[4 * old]
+                        if handle[4 * old + 1] == 1 and handle[4 * t + 3] == 1 and handle[4 * old + 2] == 1:
+                            live -= size
+                        else:
+                            live += size
+                            best = max(best, live)
+                            handle[4 * old + 1] -= 1
+                            if handle[4 * old + 1] == 0:
+                                handle[4 * t + 3] -= 1
+                                if handle[4 * t + 3] == 0:
+                                    live -= held_bytes[t]
+                            live -= size
+                            node[x + 7] = 1
+                    stop = start
+                    p -= 1
+                    continue
+            if how == 0 or how > 9 or (h == 0 and table[k] & 32768 == 0):
                 stop = start
                 p -= 1
                 continue
-            if how == 1:
-                h = waits[p]
-                if h < 0:
-                    stop = start
-                    p -= 1
-                    continue
-                x = value[in_idx[start]]
-                f = flags[x]
-                if f & 8 == 0:
-                    weights = table[k, 5] * sizes[first + p, 1] + table[k, 6] * sizes[first + p, 2]
-                    leaves += weights
-                    live += weights
-                    if f & 1:
-                        live += nbytes[x]
-                    best = max(best, live)
-                    # What came in dies; its handle and storage, if nobody else has them, are taken for what goes out.
-                    s = handle_store[h]
-                    handle_refs[h] -= 1
-                    new = h
-                    if handle_refs[h] == 0:
-                        store_refs[s] -= 1
-                        if store_refs[s] == 0:
-                            live -= store_bytes[s]
-                        else:
-                            s = n_handles
-                            n_handles += 1
-                    else:
-                        new = n_handles
-                        s = n_handles
-                        n_handles += 1
-                    a = kept_0[p]
-                    saves[a] -= 1
-                    if saves[a] == 0:
-                        live -= stored[a]
-                    a = kept_1[p]
-                    saves[a] -= 1
-                    if saves[a] == 0:
-                        live -= stored[a]
-                    live -= beside[p]
-                    if f & 1:
-                        old = waits[x]
-                        if old < 0:
-                            waits[x] = new
-                            handle_store[new] = s
-                            handle_refs[new] = 1
-                            handle_form[new] = 3
-                            store_refs[s] = 1
-                            store_bytes[s] = nbytes[x]
-                        else:
-                            t = handle_store[old]
-                            if handle_refs[old] == 1 and store_refs[t] == 1 and handle_form[old] == 3:
-                                live -= nbytes[x]
-                            else:
-                                live += nbytes[x]
-                                best = max(best, live)
-                                handle_refs[old] -= 1
-                                if handle_refs[old] == 0:
-                                    store_refs[t] -= 1
-                                    if store_refs[t] == 0:
-                                        live -= store_bytes[t]
-                                live -= nbytes[x]
-                                waits[x] = new
-                                handle_store[new] = s
-                                handle_refs[new] = 1
-                                handle_form[new] = 3
-                                store_refs[s] = 1
-                                store_bytes[s] = nbytes[x]
-                    stop = start
-                    p -= 1
-                    continue
+            x = end
             if p < n:
-                x = value[in_idx[start]]
-            for r in range(table[k, 16], table[k, 17]):
-                if record[r, 2] > 0:
-                    o = n + record[r, 2]
-                    nbytes[o] = nbytes[x] if record[r, 3] == 1 else nbytes[p]
-                    flags[o] = 1
-                    waits[o] = -1
-            for r in range(table[k, 17] - 1, table[k, 16] - 1, -1):
-                o = p
-                if record[r, 2] > 0:
-                    o = n + record[r, 2]
-                h = waits[o]
-                if h < 0:
+                x = node[8 * (in_idx[start] & 2147483647)]
+            for r in range(16 * table[k + 6], 16 * table[k + 7], 16):
+                if record[r + 2] > 0:
+                    o = 8 * (n + record[r + 2])
+                    amount[o] = amount[8 * x] if record[r + 3] == 1 else amount[b]
+                    node[o + 1] = 1
+                    node[o + 7] = 0
+            for r in range(16 * (table[k + 7] - 1), 16 * (table[k + 6] - 1), -16):
+                o = b
+                if record[r + 2] > 0:
+                    o = 8 * (n + record[r + 2])
+                h = node[o + 7]
+                if h == 0:
                     continue
-                waits[o] = -1
+                node[o + 7] = 0
+                out_bytes = amount[o]
+                if h == 1:
+                    h = n_handles
+                    n_handles += 1
+                    handle[4 * h] = h
+                    handle[4 * h + 1] = 1
+                    handle[4 * h + 2] = 1
+                    handle[4 * h + 3] = 1
+                    held_bytes[h] = out_bytes
                 m = 0
-                out_bytes = nbytes[o]
-                for c in range(record[r, 0], record[r, 1]):
-                    source = edge[c, 0]
-                    what = edge[c, 1]
+                for c in range(8 * record[r], 8 * record[r + 1], 8):
+                    source = edge[c]
+                    what = edge[c + 1]
                     e = start
                     e_stop = start + 1
                     if source == -3:
@@ -469,164 +483,147 @@ def train_graphs(
                         e_stop = e + 1
                     while e < e_stop:
                         # -1 and -2 stand for the parameters.
-                        v = -1
+                        v = source
+                        want = 0
                         if source >= 0 or source == -3:
                             v = x
                             if p < n:
-                                v = value[in_idx[e]]
-                        elif source <= -10:
-                            v = n - 10 - source
-                        e += 1
-                        if v >= 0 and flags[v] & 1 == 0:
-                            continue
-                        if source == -1:
-                            want = table[k, 5] * sizes[first + p, 1]
-                            v = -1
+                                v = node[8 * (in_idx[e] & 2147483647)]
+                            want = amount[8 * v]
+                        elif source == -1:
+                            want = table[k + 8] * sizes[4 * (first + p) + 1]
                         elif source == -2:
-                            want = table[k, 6] * sizes[first + p, 2]
-                            v = -2
+                            want = table[k + 9] * sizes[4 * (first + p) + 2]
                         else:
-                            want = nbytes[v]
-                        size = out_bytes if edge[c, 2] == 1 else want
+                            v = n - 10 - source
+                            want = amount[8 * v]
+                        e += 1
+                        if v >= 0 and node[8 * v + 1] & 1 == 0:
+                            continue
+                        size = out_bytes if edge[c + 2] == 1 else want
                         if what == 2:
-                            handle_refs[h] += 1
+                            handle[4 * h + 1] += 1
                             new = h
-                        elif what == 1 or (what == 5 and handle_form[h] != 3):
-                            new = n_handles
-                            n_handles += 1
-                            handle_store[new] = new
-                            handle_refs[new] = 1
-                            handle_form[new] = 3
-                            store_refs[new] = 1
-                            store_bytes[new] = size
+                        elif what == 1 or (what == 5 and handle[4 * h + 2] == 0):
                             live += size
                             more = 0
-                            if edge[c, 3] > 0 or edge[c, 4] > 0 or edge[c, 5] > 0:
-                                more = edge[c, 3] * (out_bytes // item) + edge[c, 4] * (want // item) + edge[c, 5]
+                            if edge[c + 3] > 0 or edge[c + 4] > 0 or edge[c + 5] > 0:
+                                more = edge[c + 3] * (out_bytes // item) + edge[c + 4] * (want // item) + edge[c + 5]
                             best = max(best, live + more)
+                            new = 1
                         else:
-                            if what == 7 and handle_form[h] != 3:
+                            if what == 7 and handle[4 * h + 2] == 0:
                                 return 4, g, p
-                            s = handle_store[h]
-                            store_refs[s] += 1
+                            s = handle[4 * h]
+                            handle[4 * s + 3] += 1
                             new = n_handles
                             n_handles += 1
-                            handle_store[new] = s
-                            handle_refs[new] = 1
-                            handle_form[new] = handle_form[h]
-                            if what == 6 or (what == 4 and sizes[first + p, 3] != 1):
-                                handle_form[new] = 0
+                            handle[4 * new] = s
+                            handle[4 * new + 1] = 1
+                            handle[4 * new + 2] = handle[4 * h + 2]
+                            if what == 6 or (what == 4 and sizes[4 * (first + p) + 3] != 1):
+                                handle[4 * new + 2] = 0
                         slot[m] = new
                         goal[m] = v
-                        made[m] = size
+                        made[2 * m] = size
+                        made[2 * m + 1] = want
                         m += 1
+                # Sums to the shape of the input, while what came in is still held.
                 for i in range(m):
-                    v = goal[i]
-                    if v == -1:
-                        want = table[k, 5] * sizes[first + p, 1]
-                    elif v == -2:
-                        want = table[k, 6] * sizes[first + p, 2]
-                    else:
-                        want = nbytes[v]
-                    if made[i] != want:
+                    want = made[2 * i + 1]
+                    if made[2 * i] != want:
                         live += want
                         best = max(best, live)
                         old = slot[i]
-                        handle_refs[old] -= 1
-                        if handle_refs[old] == 0:
-                            s = handle_store[old]
-                            store_refs[s] -= 1
-                            if store_refs[s] == 0:
-                                live -= store_bytes[s]
-                        new = n_handles
-                        n_handles += 1
-                        handle_store[new] = new
-                        handle_refs[new] = 1
-                        handle_form[new] = 3
-                        store_refs[new] = 1
-                        store_bytes[new] = want
-                        slot[i] = new
-                        made[i] = want
-                handle_refs[h] -= 1
-                if handle_refs[h] == 0:
-                    s = handle_store[h]
-                    store_refs[s] -= 1
-                    if store_refs[s] == 0:
-                        live -= store_bytes[s]
-                if table[k, 4] == r - table[k, 16]:
-                    a = kept_0[p]
-                    saves[a] -= 1
-                    if saves[a] == 0:
-                        live -= stored[a]
-                    a = kept_1[p]
-                    saves[a] -= 1
-                    if saves[a] == 0:
-                        live -= stored[a]
+                        if old == 1:
+                            live -= made[2 * i]
+                        else:
+                            handle[4 * old + 1] -= 1
+                            if handle[4 * old + 1] == 0:
+                                s = handle[4 * old]
+                                handle[4 * s + 3] -= 1
+                                if handle[4 * s + 3] == 0:
+                                    live -= held_bytes[s]
+                        slot[i] = 1
+                handle[4 * h + 1] -= 1
+                if handle[4 * h + 1] == 0:
+                    s = handle[4 * h]
+                    handle[4 * s + 3] -= 1
+                    if handle[4 * s + 3] == 0:
+                        live -= held_bytes[s]
+                if 16 * (table[k + 6] + table[k + 1]) == r:
+                    a = 8 * node[b + 5]
+                    node[a + 4] -= 1
+                    if node[a + 4] == 0:
+                        live -= amount[a + 1]
+                    if node[b + 1] & 16:
+                        a = 8 * node[b + 6]
+                        node[a + 4] -= 1
+                        if node[a + 4] == 0:
+                            live -= amount[a + 1]
                     if p < n:
-                        live -= beside[p]
+                        live -= amount[b + 2]
                 if p == n:
-                    live -= record[r, 12] + record[r, 13] * numel + record[r, 15]
+                    live -= record[r + 12] + record[r + 13] * numel + record[r + 15]
                 for i in range(m):
                     v = goal[i]
                     if v < 0:
                         continue
                     new = slot[i]
-                    old = waits[v]
-                    if old < 0:
-                        waits[v] = new
+                    old = node[8 * v + 7]
+                    if old == 0:
+                        node[8 * v + 7] = new
                         continue
-                    t = handle_store[old]
-                    if handle_refs[old] != 1 or store_refs[t] != 1 or handle_form[old] != 3:
-                        live += nbytes[v]
-                        best = max(best, live)
-                        handle_refs[old] -= 1
-                        if handle_refs[old] == 0:
-                            store_refs[t] -= 1
-                            if store_refs[t] == 0:
-                                live -= store_bytes[t]
-                        s = n_handles
-                        n_handles += 1
-                        handle_store[s] = s
-                        handle_refs[s] = 1
-                        handle_form[s] = 3
-                        store_refs[s] = 1
-                        store_bytes[s] = nbytes[v]
-                        waits[v] = s
-                    handle_refs[new] -= 1
-                    if handle_refs[new] == 0:
-                        s = handle_store[new]
-                        store_refs[s] -= 1
-                        if store_refs[s] == 0:
-                            live -= store_bytes[s]
+                    if old > 1:
+                        t = handle[4 * old]
+                        if handle[4 * old + 1] != 1 or handle[4 * t + 3] != 1 or handle[4 * old + 2] == 0:
+                            live += made[2 * i + 1]
+                            best = max(best, live)
+                            handle[4 * old + 1] -= 1
+                            if handle[4 * old + 1] == 0:
+                                handle[4 * t + 3] -= 1
+                                if handle[4 * t + 3] == 0:
+                                    live -= held_bytes[t]
+                            node[8 * v + 7] = 1
+                    if new == 1:
+                        live -= made[2 * i + 1]
+                    else:
+                        handle[4 * new + 1] -= 1
+                        if handle[4 * new + 1] == 0:
+                            s = handle[4 * new]
+                            handle[4 * s + 3] -= 1
+                            if handle[4 * s + 3] == 0:
+                                live -= held_bytes[s]
                 # A parameter keeps the gradient that nobody else holds, else a copy of it.
                 for i in range(m):
                     v = goal[i]
                     new = slot[i]
                     if v >= 0:
-                        if flags[v] & 8 == 0:
+                        if node[8 * v + 1] & 8 == 0:
                             continue
                         uses[v] -= 1
-                        if uses[v] > 0:
+                        if uses[v] != 0:
                             continue
-                        new = waits[v]
-                        waits[v] = -1
-                        made[i] = nbytes[v]
-                    s = handle_store[new]
-                    if handle_refs[new] == 1:
-                        leaves += store_bytes[s]
+                        new = node[8 * v + 7]
+                        node[8 * v + 7] = 0
+                    if new == 1:
+                        leaves += made[2 * i + 1]
+                    elif handle[4 * new + 1] == 1:
                         # It stays; others that look at this storage find nothing left to free.
-                        store_bytes[s] = 0
-                        continue
-                    leaves += made[i]
-                    live += made[i]
-                    best = max(best, live)
-                    handle_refs[new] -= 1
+                        s = handle[4 * new]
+                        leaves += held_bytes[s]
+                        held_bytes[s] = 0
+                    else:
+                        leaves += made[2 * i + 1]
+                        live += made[2 * i + 1]
+                        best = max(best, live)
+                        handle[4 * new + 1] -= 1
             stop = start
             p -= 1
         answer[g, 1] = best
         answer[g, 2] = live - leaves
         answer[g, 3] = packed
-        answer[g, 4] = trained
+        answer[g, 4] = trained // item
         answer[g, 5] = tensors
         answer[g, 6] = resident
         answer[g, 7] = given

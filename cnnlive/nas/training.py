@@ -35,7 +35,9 @@ I32: TypeAlias = NDArray[np.int32]
 _HOW: Final = {FRESH: 1, SAME: 2, VIEW: 3, NARROW: 4, RESHAPE: 5, SPREAD: 6}
 _MAYBE_COPIES: Final = 7
 _EVERY, _WEIGHT, _BIAS, _BETWEEN = -3, -1, -2, -10
-_UNKNOWN: Final = 9
+# The word of a kind, in the kernel's bits: how backward goes, then flags.
+_NOTHING, _NEW, _ANYTHING, _UNKNOWN, _INPUT, _PARAMETER, _CONSTANT = 0, 1, 4, 9, 10, 11, 12
+_SHARES, _WORKS, _SAVES, _BESIDE, _ONLY_WITH, _OWNS, _SEVERAL = 16, 32, 128, 4096, 8192, 16384, 32768
 _SAME_SHAPE: Final = 2
 
 
@@ -46,7 +48,7 @@ class Templates(Columns):
     Attributes
     ----------
     table, record, edge : int64 arrays
-        As the kernel describes them; the last row of `table` is the loss.
+        As the kernel describes them, flat; the last row of `table` is the loss.
     span : (n_kinds, 3) int64
         Product of dimensions that the fourth column of its `sizes` holds: of the first input (0) or the output (1),
         first and last + 1 dimension; an empty range is 1.
@@ -160,9 +162,8 @@ class _Writer:
         last, target = self.loss(loss)
         rows.append(last)
         return Templates(
-            column(rows, (len(rows), 24)), column(self.records, (len(self.records), 16)),
-            column(self.edges, (len(self.edges), 6)), column(spans, (len(spans), 3)), self.item,
-            int(loss != "output"), target, tuple(reasons),
+            column(rows).reshape(-1), column(self.records).reshape(-1), column(self.edges).reshape(-1),
+            column(spans, (len(spans), 3)), self.item, int(loss != "output"), target, tuple(reasons),
         )  # fmt: skip
 
     def kind(self, palette: Palette, number: int) -> tuple[list[int], tuple[int, int, int], str]:
@@ -172,17 +173,18 @@ class _Writer:
         net = palette.example(number)
         shapes = [net.shape(t) for t in net.in_idx[net.in_ptr[-2] :].tolist()]
         owned = weights_of(operator(op), shapes, net.op_attrs[-1])
+        row[6] = row[7] = len(self.records)
         # The counting kernel's columns say how many there are of a size; here every one is a tensor of its own.
-        row[5], row[6] = (self.item * n for n in rule[1:3])
-        row[7] = sum(w.role in ("weight", "bias") for w in owned)
-        row[8], row[9] = self.item * rule[3], 8 * rule[4]
-        row[18], row[19] = (int(any(w.role == role for w in owned)) for role in ("weight", "bias"))
-        row[16] = row[17] = len(self.records)
+        row[8], row[9] = (self.item * n for n in rule[1:3])
+        row[10] = sum(w.role in ("weight", "bias") for w in owned)
+        row[11], row[12] = self.item * rule[3], 8 * rule[4]
+        row[13], row[14] = (int(any(w.role == role for w in owned)) for role in ("weight", "bias"))
         if op == "input":
-            row[0] = -1
+            row[0] = _INPUT
         elif op == "parameter":
-            row[0] = -2 if row[7] else -3
+            row[0] = _PARAMETER if row[10] else _CONSTANT
         else:
+            row[0] = _OWNS * bool(owned)
             try:
                 t = self.template(palette, number)
             except _NotKnownError as why:
@@ -194,21 +196,26 @@ class _Writer:
 
     def put(self, row: list[int], t: _Template, one_input: bool) -> None:
         """Write a template into the columns."""
-        row[1:5] = t.shares, t.works, t.saves, t.saving
-        row[10:16] = int(any(t.packs)), *t.packs, t.only_with_gradient
-        row[16] = len(self.records)
+        row[1:6] = t.saving, *t.packs
+        row[6] = len(self.records)
         for r in t.records:
             start = len(self.edges)
-            self.edges += [(e.source, e.how, e.as_output, *e.temporaries) for e in r.edges]
+            self.edges += [(e.source, e.how, e.as_output, *e.temporaries, 0, 0) for e in r.edges]
             self.records.append(
                 (start, len(self.edges), r.value, r.as_input, r.makes, *r.allocates, *r.lets_go, *r.packed)
             )
-        row[17] = len(self.records)
-        row[0] = 4 if t.records else 0
+        row[7] = len(self.records)
+        how = _ANYTHING if t.records else _NOTHING
         if one_input and len(t.records) == 1 and t.records[0].edges:
             first, *weights = t.records[0].edges
-            new = all(e.how == 1 and not e.as_output and not any(e.temporaries) for e in (first, *weights))
-            row[0] = 1 if new and first.source == 0 else 4
+            if first.source == 0 and all(
+                e.how == 1 and not e.as_output and not any(e.temporaries) for e in (first, *weights)
+            ):
+                how = _NEW
+        row[0] |= (
+            how | _SHARES * t.shares | _WORKS * t.works | _SAVES * t.saves | _BESIDE * any(t.packs)
+            | _ONLY_WITH * t.only_with_gradient | _SEVERAL * (len(t.records) > 1)
+        )  # fmt: skip
 
     def template(self, palette: Palette, number: int) -> _Template:
         """Record a kind with every combination of gradients and values of what is free, and merge what they say."""
@@ -297,7 +304,8 @@ class _Writer:
     def loss(self, loss: str) -> tuple[list[int], int]:
         """Write the records of a loss, behind a value that takes a gradient."""
         row = [0] * 24
-        row[16] = row[17] = len(self.records)
+        row[0] = _ANYTHING
+        row[6] = row[7] = len(self.records)
         g = Graph()
         g.input((1, 6), dtype=self.dtype)
         net = lower(g)
@@ -310,7 +318,6 @@ class _Writer:
         reader = _Reader(self.item, r, [0], r.root, {}, [0], False)
         t = reader.template(0, net, is_loss=True)
         self.put(row, t, False)
-        row[0] = 4
         _tensor, _lo, _hi, k, without = r.rows[r.targets[0]]
         return row, -k if without >= 0 else k
 
@@ -520,18 +527,17 @@ class Scratch:
 
     def __init__(self, n_nodes: int, n_edges: int) -> None:
         n, handles = n_nodes + 8, 4 * (n_nodes + n_edges) + 32
-        i32, i64 = np.int32, np.int64
+        u32, i64 = np.uint32, np.int64
         self.nodes = (n_nodes, n_edges)
         self.arrays = (
-            *(np.zeros(n, i32) for _ in range(9)), *(np.zeros(n, i64) for _ in range(4)),
-            *(np.zeros(handles, i32) for _ in range(4)), np.zeros(handles, i64),
-            np.zeros(n_edges + 8, i32), np.zeros(n_edges + 8, i32), np.zeros(n_edges + 8, i64),
+            np.zeros(8 * n, u32), np.zeros(n, u32), np.zeros(8 * n, i64), np.zeros(4 * handles, u32),
+            np.zeros(handles, i64), np.zeros(n_edges + 8, u32), np.zeros(n_edges + 8, i64),
+            np.zeros(2 * n_edges + 16, i64),
         )  # fmt: skip
 
     def fresh(self) -> None:
         """Make it fit for use again after a graph that was refused."""
-        for array in self.arrays:
-            array[:] = 0
+        self.arrays[2][:] = 0
 
 
 def train(
@@ -580,7 +586,7 @@ def train(
     step_ptr, step = _step_columns(tuple(one_by_one))
     answer = np.empty((len(graph_ptr) - 1, 8 + len(one_by_one)), np.int64)
     status, graph, node = train_graphs(
-        graph_ptr, kind, in_ptr, in_idx, until, sizes, classes, t.table, t.record, t.edge, t.item, t.loss,
+        graph_ptr, kind, in_ptr, in_idx, until, sizes.reshape(-1), classes, t.table, t.record, t.edge, t.item, t.loss,
         t.target_item, step_ptr, step, *scratch.arrays, answer,
     )  # fmt: skip
     if status:
@@ -606,7 +612,7 @@ def train(
 @lru_cache(maxsize=64)
 def _step_columns(rules: tuple[StepRule, ...]) -> tuple[I64, I64]:
     rows = [row for rule in rules for row in rule.rows.tolist()]
-    return column([0, *accumulate(len(rule.rows) for rule in rules)]), column(rows, (len(rows), 4))
+    return column([0, *accumulate(len(rule.rows) for rule in rules)]), column(rows).reshape(-1)
 
 
 def _refusal(t: Templates, status: int, graph: int, node: int, kind: int) -> CnnliveError:
