@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -34,7 +35,7 @@ def distinct(name: str, values: object) -> tuple[Any, ...]:
     """Check a list of alternatives: at least one, none twice."""
     if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
         raise AttributeValueError(f"{name}={values!r}; allowed: a sequence of one or more alternatives")
-    if len(set(values)) != len(values):
+    if any(value in values[:i] for i, value in enumerate(values)):
         raise AttributeValueError(f"{name}={values!r}; allowed: alternatives that differ")
     return tuple(values)
 
@@ -59,9 +60,9 @@ def position(space: str, what: str, values: Sequence[Any], value: object) -> int
     SpaceError
         If it is none of them; names `what` it is.
     """
-    for i, known in enumerate(values):
-        if isinstance(value, SupportsFloat) and not isinstance(value, bool) and float(value) == known:
-            return i
+    with contextlib.suppress(TypeError, ValueError):  # an array of several is no number
+        if isinstance(value, SupportsFloat) and not isinstance(value, bool) and float(value) in values:
+            return values.index(float(value))
     raise SpaceError(f"{space}: {what} is {value!r}; allowed: {', '.join(map(repr, values))}")
 
 

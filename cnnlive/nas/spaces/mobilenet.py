@@ -236,5 +236,5 @@ def mobilenet(
         slots += [pool, Slot("classifier", partial(_classifier_v2, num_classes=classes))]
     else:
         slots[-1:] = [Slot(f"features_{len(layers) - 1}", _last_v3), pool, slots[-1]]
-    found = widths_of(sorted(WIDTHS[version] if widths is None else widths))
+    found = sorted(widths_of(WIDTHS[version] if widths is None else widths))
     return _MobileNets(f"mobilenet_v{version}", found, resolutions_of(resolutions), groups, slots)
