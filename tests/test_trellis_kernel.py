@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slot_spaces
 
-from cnnlive._kernels.trellis import accumulate, draw, narrow
+from cnnlive._kernels.trellis import accumulate, compose, draw, narrow
 from cnnlive._types import column
 from cnnlive.errors import SpaceError
 from cnnlive.nas import trellis
@@ -52,6 +52,10 @@ def test_a_walk_reads_what_the_tables_say(space, rows, monkeypatch):
     assert found.tolist() == expected.tolist()
     one = compiled.walker()
     assert [one(x).tolist() for x in X] == expected.T.tolist()
+    for x, numbers in zip(X, expected.T.tolist(), strict=True):
+        walk = space.walk(x, METRICS, device="cpu")
+        answered = compiled.question.answer(np.array(numbers)[:, None])
+        assert walk.metrics == {label: int(v[0]) for label, v in answered.items()}
     space._trellises.clear()
 
 
@@ -91,3 +95,17 @@ def test_shares_and_draws():
     out = np.empty(6, np.int64)
     draw(ptr, share, column([0, 0, 0, 0, 2, 2]), chance, out)
     assert out.tolist() == [0, 0, 2, 2, 3, 4]
+
+
+def test_runs_of_slots_compose():
+    # one add, one peak with that add behind on top; the second state from behind of run b is never met from state 0
+    a = (column([1, 0]), column([[0, 1], [1, 0]]), column(np.arange(2 * 2 * 3).reshape(2, 2, 3)))
+    b = (column([0, 0]), column([[1, -1], [0, 1]]), column(10 * np.arange(2 * 2 * 3).reshape(2, 2, 3)))
+    after, front, numbers = np.zeros(2, np.int64), np.zeros((2, 2), np.int64), np.zeros((2, 2, 3), np.int64)
+    compose(*a, *b, column([0]), after, front, numbers)
+    assert after.tolist() == [0, 0]
+    assert front.tolist() == [[0, 1], [0, -1]]
+    # state 0: the middle is 1; from behind 0 the state between is 0: a (0, 1, 2) and b (60, 70, 80)
+    assert numbers[0, 0].tolist() == [60, max(1 + 60, 2 + 70), 82]
+    assert numbers[0, 1].tolist() == [3 + 90, max(4 + 90, 5 + 100), 5 + 110]
+    assert numbers[1, 0].tolist() == [9 + 0, max(10 + 0, 11 + 10), 11 + 20]

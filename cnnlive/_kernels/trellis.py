@@ -204,3 +204,48 @@ def draw(ptr: I64, share: F64, row: I64, chance: F64, out: I64) -> None:
             else:
                 low = middle + 1
         out[i] = low
+
+
+@kernel
+def compose(
+    next_a: I64,
+    front_a: I64,
+    numbers_a: I64,
+    next_b: I64,
+    front_b: I64,
+    numbers_b: I64,
+    tail: I64,
+    next_ab: I64,
+    front_ab: I64,
+    numbers_ab: I64,
+) -> None:
+    """Fill what two runs of slots come to, one behind the other.
+
+    Of each run: the state behind it (n_states,), the state in front as seen from behind (n_states, n_behind), -1 where
+    never met, and its numbers (n_states, n_behind, width) as in :func:`walk`.
+
+    Notes
+    -----
+    O(n_states · n_behind · width).
+    """
+    n_peaks = tail.shape[0]
+    n_adds = numbers_a.shape[2] - 2 * n_peaks
+    for f in range(next_a.shape[0]):
+        middle = next_a[f]
+        next_ab[f] = next_b[middle]
+        for b in range(front_b.shape[1]):
+            met = front_b[middle, b]
+            if met < 0:
+                front_ab[f, b] = -1
+                continue
+            front_ab[f, b] = front_a[f, met]
+            for i in range(n_adds):
+                numbers_ab[f, b, i] = numbers_a[f, met, i] + numbers_b[middle, b, i]
+            for j in range(n_peaks):
+                at = n_adds + 2 * j
+                own = numbers_a[f, met, at]
+                if tail[j] >= 0:
+                    own += numbers_b[middle, b, tail[j]]
+                lead = numbers_a[f, met, at + 1]
+                numbers_ab[f, b, at] = max(own, lead + numbers_b[middle, b, at], -4611686018427387904)
+                numbers_ab[f, b, at + 1] = lead + numbers_b[middle, b, at + 1]

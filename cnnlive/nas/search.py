@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnlive._kernels.trellis import accumulate, draw
-from cnnlive._types import I64, column
+from cnnlive._kernels.trellis import accumulate, compose, draw
+from cnnlive._types import I64, column, frozen
 from cnnlive.errors import SpaceError
 from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
 from cnnlive.nas.fragment import NONE, Step
-from cnnlive.nas.trellis import Question, Stage, Trellis, ask, combine, compile_stages
+from cnnlive.nas.trellis import Question, Stage, Trellis, ask, compile_stages
 
 if TYPE_CHECKING:
     from cnnlive.nas.space import Space
@@ -765,20 +765,31 @@ class Walk:
     ----------
     x : tuple of int
         Genotype.
-    metrics : dict of str to int
     """
 
-    def __init__(self, space: Space, trellis: Trellis, wanted: tuple[Metric, ...], x: tuple[int, ...],
-                 tree: tuple[tuple[_Piece, ...], ...]) -> None:  # fmt: skip
+    __slots__ = ("_tree", "_trellis", "_wanted", "space", "x")
+
+    def __init__(
+        self,
+        space: Space,
+        trellis: Trellis,
+        wanted: tuple[Metric, ...],
+        x: tuple[int, ...],
+        tree: tuple[tuple[_Piece, ...], ...],
+    ) -> None:
         self.space, self.x = space, x
         self._trellis, self._wanted, self._tree = trellis, wanted, tree
-        question = trellis.question
-        top = tree[-1][0].numbers[0, 0]
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """The metrics that were asked for, by name."""
+        question = self._trellis.question
+        top = self._tree[-1][0].numbers[0, 0]
         n_adds = len(question.adds)
         numbers = np.concatenate([top[:n_adds], top[n_adds::2]])
         answered = question.answer(numbers[:, None])
         known = {(m.name, m.optimizer): int(answered[m.label][0]) for m in question.metrics}
-        self.metrics = {m.label: known[m.name, m.optimizer] for m in wanted}
+        return {m.label: known[m.name, m.optimizer] for m in self._wanted}
 
     @classmethod
     def start(cls, space: Space, trellis: Trellis, wanted: tuple[Metric, ...], x: tuple[int, ...]) -> Walk:
@@ -822,7 +833,7 @@ def _leaf(stage: Stage, x: Sequence[int]) -> _Piece:
     raw = 0
     for gene, card in zip(stage.genes, stage.cards, strict=True):
         raw = raw * card + x[gene]
-    return _Piece(stage.next[:, raw], stage.front[:, raw], stage.numbers[:, raw])
+    return _Piece(column(stage.next[:, raw]), column(stage.front[:, raw]), column(stage.numbers[:, raw]))
 
 
 def _composed(pieces: Sequence[_Piece], question: Question) -> _Piece:
@@ -830,10 +841,8 @@ def _composed(pieces: Sequence[_Piece], question: Question) -> _Piece:
     if len(pieces) == 1:
         return pieces[0]
     a, b = pieces
-    middle = a.next
-    met = b.front[middle]  # (states, behind)
-    safe = np.maximum(met, 0)
-    states = np.arange(len(middle))[:, None]
-    front = np.where(met >= 0, a.front[states, safe], -1)
-    numbers = combine(a.numbers[states, safe], b.numbers[middle], question.tail, len(question.adds))
-    return _Piece(b.next[middle], front, numbers)
+    states, behind = len(a.next), b.front.shape[1]
+    after, front = np.empty(states, np.int64), np.empty((states, behind), np.int64)
+    numbers = np.empty((states, behind, a.numbers.shape[2]), np.int64)
+    compose(a.next, a.front, a.numbers, b.next, b.front, b.numbers, question.tail, after, front, numbers)
+    return _Piece(frozen(after), frozen(front), frozen(numbers))

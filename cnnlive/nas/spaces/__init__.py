@@ -1,7 +1,9 @@
-"""Published search spaces, each its own file.
+"""Published search spaces, each its own file, exact: shapes, parameters, order of ops, what runs in place.
 
-The functions are imported at once, not on first use: each has the name of its module, which would hide it.
+All are imported with this package: a function that has the name of its file would be hidden by the file otherwise.
 """
+
+from __future__ import annotations
 
 from cnnlive.nas.spaces.darts import darts
 from cnnlive.nas.spaces.mobilenet import mobilenet
