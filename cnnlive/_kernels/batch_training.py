@@ -392,11 +392,11 @@ def train_graphs(
             b = 8 * p
             how = table[k] & 15
             h = node[b + 7]
-            if how == 1 and h == 1:
+            if how == 1 and h != 0:
                 x = 8 * node[8 * (in_idx[start] & 2147483647)]
                 bits = node[x + 1]
                 if bits & 8 == 0:
-                    # What came in is nobody else's, and dies once there is what goes out.
+                    # What came in dies once there is what goes out.
                     weights = amount[b + 4]
                     leaves += weights
                     live += weights
@@ -413,7 +413,16 @@ def train_graphs(
                     else:
                         best = max(best, live)
                         old = 0
-                    live -= amount[b] + amount[b + 2]
+                    live -= amount[b + 2]
+                    if h == 1:
+                        live -= amount[b]
+                    else:
+                        handle[4 * h + 1] -= 1
+                        if handle[4 * h + 1] == 0:
+                            t = handle[4 * h]
+                            handle[4 * t + 3] -= 1
+                            if handle[4 * t + 3] == 0:
+                                live -= held_bytes[t]
                     a = 8 * node[b + 5]
                     node[a + 4] -= 1
                     if node[a + 4] == 0:
@@ -437,6 +446,57 @@ def train_graphs(
                                     live -= held_bytes[t]
                             live -= size
                             node[x + 7] = 1
+                    stop = start
+                    p -= 1
+                    continue
+            if how == 2 and h != 0:
+                m = 0
+                plain = True
+                for e in range(start, stop):
+                    x = 8 * node[8 * (in_idx[e] & 2147483647)]
+                    bits = node[x + 1]
+                    m += bits & 1
+                    plain &= bits & 9 == 0 or (bits & 8 == 0 and amount[x] == amount[b])
+                if plain:
+                    if m > 1:
+                        if h == 1:
+                            h = n_handles
+                            n_handles += 1
+                            handle[4 * h] = h
+                            handle[4 * h + 1] = m
+                            handle[4 * h + 2] = 1
+                            handle[4 * h + 3] = 1
+                            held_bytes[h] = amount[b]
+                        else:
+                            handle[4 * h + 1] += m - 1
+                    for e in range(start, stop):
+                        x = 8 * node[8 * (in_idx[e] & 2147483647)]
+                        if node[x + 1] & 1 == 0:
+                            continue
+                        old = node[x + 7]
+                        if old == 0:
+                            node[x + 7] = h
+                            continue
+                        if old > 1:
+                            t = handle[4 * old]
+                            if handle[4 * old + 1] != 1 or handle[4 * t + 3] != 1 or handle[4 * old + 2] == 0:
+                                live += amount[x]
+                                best = max(best, live)
+                                handle[4 * old + 1] -= 1
+                                if handle[4 * old + 1] == 0:
+                                    handle[4 * t + 3] -= 1
+                                    if handle[4 * t + 3] == 0:
+                                        live -= held_bytes[t]
+                                node[x + 7] = 1
+                        if h == 1:
+                            live -= amount[x]
+                        else:
+                            handle[4 * h + 1] -= 1
+                            if handle[4 * h + 1] == 0:
+                                t = handle[4 * h]
+                                handle[4 * t + 3] -= 1
+                                if handle[4 * t + 3] == 0:
+                                    live -= held_bytes[t]
                     stop = start
                     p -= 1
                     continue

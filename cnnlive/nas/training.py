@@ -36,7 +36,7 @@ _HOW: Final = {FRESH: 1, SAME: 2, VIEW: 3, NARROW: 4, RESHAPE: 5, SPREAD: 6}
 _MAYBE_COPIES: Final = 7
 _EVERY, _WEIGHT, _BIAS, _BETWEEN = -3, -1, -2, -10
 # The word of a kind, in the kernel's bits: how backward goes, then flags.
-_NOTHING, _NEW, _ANYTHING, _UNKNOWN, _INPUT, _PARAMETER, _CONSTANT = 0, 1, 4, 9, 10, 11, 12
+_NOTHING, _NEW, _ON, _ANYTHING, _UNKNOWN, _INPUT, _PARAMETER, _CONSTANT = 0, 1, 2, 4, 9, 10, 11, 12
 _SHARES, _WORKS, _SAVES, _BESIDE, _ONLY_WITH, _OWNS, _SEVERAL = 16, 32, 128, 4096, 8192, 16384, 32768
 _SAME_SHAPE: Final = 2
 
@@ -212,6 +212,11 @@ class _Writer:
                 e.how == 1 and not e.as_output and not any(e.temporaries) for e in (first, *weights)
             ):
                 how = _NEW
+        if len(t.records) == 1 and not t.saves and not any(t.packs) and t.records[0].edges:
+            edges = t.records[0].edges
+            inputs = len(edges) == 2 or edges[0].source == _EVERY  # noqa: PLR2004 - of a sum
+            if inputs and all(e.how == _HOW[SAME] and (e.source >= 0 or e.source == _EVERY) for e in edges):
+                how = _ON
         row[0] |= (
             how | _SHARES * t.shares | _WORKS * t.works | _SAVES * t.saves | _BESIDE * any(t.packs)
             | _ONLY_WITH * t.only_with_gradient | _SEVERAL * (len(t.records) > 1)
