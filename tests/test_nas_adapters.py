@@ -1,16 +1,24 @@
 """Limits and spaces in the hands of Optuna, pymoo and nevergrad, and executors of candidates."""
 
+import ast
+import concurrent.futures
+import multiprocessing
 import pickle
+import re
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tabled_space import ROWS, TABLE, Fast, Tabled, value
 
+import cnnlive
 from cnnlive.errors import MissingExtraError, SpaceError
-from cnnlive.nas import adapters
+from cnnlive.nas import adapters, spaces
 from cnnlive.nas.base import Gene
 from cnnlive.nas.limit import Limit
+from cnnlive.nas.table import write_table
 
 
 @pytest.fixture
@@ -260,3 +268,131 @@ def test_a_missing_library_is_named(monkeypatch, limit, module, ask):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"package {module.partition('.')[0]}, .*cnnlive\[nas\]"):
         ask(limit)
+
+
+# ---------------------------------------------------------------------------------- executors
+
+METRICS = ("params", "macs", "inference_peak", "training_peak:sgd")
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    """A space of each engine, more rows than one chunk takes, and what threads of this process give."""
+    found = []
+    for space in (spaces.ofa_mobilenetv3(), spaces.nasbench201()):
+        rows = np.random.default_rng(0).integers(0, space.cardinalities, (150_000, space.n_genes))
+        found.append((space, rows, space.evaluate(rows, METRICS)))
+    return found
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in found)
+
+
+class Counting(concurrent.futures.Executor):
+    """Runs in this process at once, counts, and fails at one task."""
+
+    def __init__(self, fails_at=None):
+        self.n = 0
+        self.fails_at = fails_at
+
+    def submit(self, function, /, *args, **kwargs):
+        self.n += 1
+        future = concurrent.futures.Future()
+        if self.n == self.fails_at:
+            future.set_exception(ConnectionError("the machine is gone"))
+        else:
+            # What goes through an executor has to survive the way.
+            function, args, kwargs = pickle.loads(pickle.dumps((function, args, kwargs)))
+            future.set_result(function(*args, **kwargs))
+        return future
+
+
+def fresh(space):
+    """A space that remembers nothing of what it has evaluated."""
+    return pickle.loads(pickle.dumps(space))
+
+
+def test_chunks_through_an_executor_give_the_same(candidates):
+    for space, rows, expected in candidates:
+        executor = Counting()
+        assert same(fresh(space).evaluate(rows, METRICS, executor=executor), expected)
+        assert executor.n > 1
+
+
+def test_a_process_pool_gives_the_same(candidates):
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for space, rows, expected in candidates:
+            assert same(fresh(space).evaluate(rows, METRICS, executor=pool), expected)
+            top = int(np.median(expected["inference_peak"]))
+            limit = Limit(fresh(space), peak=top)
+            assert np.array_equal(limit.mask(rows, executor=pool), expected["inference_peak"] <= top)
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=40
+    )
+    with cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+def test_dask_workers_give_the_same(candidates, client):
+    assert len(client.scheduler_info()["workers"]) == 2
+    for space, rows, expected in candidates:
+        assert same(fresh(space).evaluate(rows, METRICS, executor=client.get_executor()), expected)
+
+
+def test_an_executor_that_fails_in_the_middle_raises_and_leaves_nothing(candidates, tmp_path):
+    for space, rows, expected in candidates:
+        space = fresh(space)  # noqa: PLW2901 - so that nothing is looked up
+        with pytest.raises(ConnectionError, match="the machine is gone"):
+            space.evaluate(rows, METRICS, executor=Counting(fails_at=2))
+        limit = Limit(space, params=int(np.median(expected["params"])))
+        with pytest.raises(ConnectionError):
+            limit.violation(rows, executor=Counting(fails_at=2))
+        # What was computed before it failed is not taken for the whole.
+        assert same(space.evaluate(rows, METRICS), expected)
+
+
+def test_a_table_whose_executor_fails_is_not_written(tmp_path):
+    space = spaces.nasbench201()
+    with pytest.raises(ConnectionError):
+        write_table(space, tmp_path / "a.csv", chunk=5000, executor=Counting(fails_at=3))
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------- examples
+
+
+def example(name, capsys, monkeypatch, *arguments):
+    """Run an example in this process; return its names, how many were asked and rejected, and what it says is best."""
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    found = runpy.run_path(str(path), run_name="__main__")
+    text = capsys.readouterr().out
+    asked, rejected = re.match(r"(\d+) candidates, (\d+) of them rejected .* before they were built\n", text).groups()
+    best = [
+        int(n.replace(",", "")) for n in re.search(r"best: (\S+) MACs, (\S+) parameters, (\S+) bytes", text).groups()
+    ]
+    return found, int(asked), int(rejected), best, ast.literal_eval(re.search(r"^ +(\{.*\})$", text, re.M).group(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "arguments", "asked"),
+    [
+        ("search_optuna", "optuna", ["--trials", 40], 40),
+        ("search_pymoo", "pymoo", ["--population", 20, "--generations", 4], 80),
+    ],
+)
+def test_an_example_finds_what_fits(capsys, monkeypatch, name, library, arguments, asked):
+    pytest.importorskip(library)
+    found, n, rejected, best, native = example(name, capsys, monkeypatch, *arguments)
+    assert n == asked
+    assert 0 < rejected < asked
+    space = spaces.ofa_proxyless(widths=found["WIDTHS"], resolutions=found["RESOLUTIONS"], mix="mcunet")
+    plan = cnnlive.plan_inference(space.graph(space.encode(native)), dtype="int8")
+    assert best == [plan.macs, plan.network.n_parameters, plan.activation_peak_bytes]
+    assert plan.activation_peak_bytes <= 262_144
