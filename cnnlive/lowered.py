@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -315,8 +315,14 @@ class Lowered(Columns):
             found = self._cache["held_reads"] = (column(ptr), column(idx), column(reads))
         return found
 
-    def fused(self) -> Lowered:
+    def fused(self, begun: tuple[tuple[int, int], ...] = ()) -> Lowered:
         """Return the same net with convolution (or linear), batch normalisation and activation as one op.
+
+        Parameters
+        ----------
+        begun : tuple of (int, int)
+            Placeholders of tensors that such an op of an earlier piece of the net makes, and how far its chain has
+            come: 1 the base, 2 also a normalisation. What goes on with a chain vanishes into the placeholder.
 
         A base op is followed while its only reader is a batch normalisation with running statistics (once)
         or an activation (once, last). The normalisation's scale and shift vanish into the base's weight and
@@ -326,9 +332,9 @@ class Lowered(Columns):
         -----
         O(n_ops + n_edges), done once per lowered graph.
         """
-        found = self._cache.get("fused")
+        found = self._cache.get(("fused", begun))
         if found is None:
-            found = self._cache["fused"] = _fuse(self)
+            found = self._cache["fused", begun] = _fuse(self, dict(begun))
         return found
 
 
@@ -685,7 +691,7 @@ def _producer(starts: Sequence[int], tensor: int) -> int:
     return int(np.searchsorted(starts, tensor, side="right")) - 1
 
 
-def _fuse(net: Lowered) -> Lowered:
+def _fuse(net: Lowered, begun: Mapping[int, int]) -> Lowered:
     n_ops = net.n_ops
     fold, in_ptr, in_idx = net.fold.tolist(), net.in_ptr.tolist(), net.in_idx.tolist()
     out_ptr = net.out_ptr.tolist()
@@ -699,16 +705,16 @@ def _fuse(net: Lowered) -> Lowered:
     weight_rule, owner = net.weight_rule.copy(), net.owner.copy()
     names, dtype, out_of = list(net.op_names), net.dtype.copy(), net.is_output.copy()
     for op in range(n_ops):
-        if fold[op] != 1:
+        if fold[op] != 1 and op not in begun:
             continue
         written = out_ptr[op]
-        last, stage = written, 1
+        last, stage = written, begun.get(op, 1)
         while reads[last] == 1 and not is_output[last]:
             follower = only_reader[last]
             if fold[follower] <= stage or in_ptr[follower + 1] - in_ptr[follower] != 1:
                 break
             stage = fold[follower]
-            if stage == 2:
+            if stage == 2 and op not in begun:
                 weight_rule[op, 2] = 1
                 owner[op, 1] = 1
             dropped[follower] = True

@@ -72,6 +72,12 @@ def chain(kinds=tuple(KINDS), blocks=3, ending=pool_flatten, inplace=False):
     return Space("chain", genes, slots)
 
 
+def one_op(g, x, op):
+    if op.startswith("conv"):
+        return g.conv2d(x, x.channels, 1, bias="bias" in op)
+    return {"norm": g.batch_norm2d, "relu": g.relu, "nothing": lambda t: t}[op](x)
+
+
 def twice(_g, x):
     return x, x
 

@@ -91,12 +91,32 @@ def test_any_candidate_equals_planning_its_graph(data):
     agree(space, [x], data.draw(st.sampled_from(TRAINING)), trained)
 
 
-@pytest.mark.parametrize("setting", [{"fuse": True}, {"fuse": True, "inplace": "dead", "dtype": "int8"}], ids=str)
-def test_fusion_within_slots_equals_planning_the_graph(setting):
-    space = slot_spaces.chain(("gated", "separable", "pool", "identity"))
+FUSED = [{"fuse": True}, {"fuse": True, "inplace": "dead", "dtype": "int8"}, {"fuse": True, "profile": "torch_fx"}]
+
+
+@pytest.mark.parametrize("setting", FUSED, ids=str)
+@pytest.mark.parametrize("name", [name for name in SPACES if name not in ("cells", "cells, one gene")])
+def test_fusion_across_slots_equals_planning_the_graph(name, setting):
+    space = SPACES[name]
     agree(space, space.random(12, rng=3), setting, planned)
-    with pytest.raises(SpaceError, match="slot 'block0', option kind='preactivation'.*fusion joins with the slot"):
-        slot_spaces.chain(("preactivation",)).evaluate([[0] * 8], fuse=True)
+
+
+def test_fusion_of_what_is_handed_on_for_nobody_is_refused():
+    with pytest.raises(SpaceError, match="slot 'cell1', option .* hands a tensor on that nobody reads"):
+        SPACES["cells"].evaluate(SPACES["cells"].random(1, rng=0), fuse=True)
+
+
+def test_a_chain_of_ops_that_slots_cut_is_fused_whole():
+    ops = ("conv", "conv with bias", "norm", "relu", "nothing")
+    genes = [Gene(f"op{i}", ops) for i in range(4)]
+    slots = [Slot(f"op{i}", slot_spaces.one_op, {"op": f"op{i}"}) for i in range(4)]
+    space = Space("ops", genes, [Slot("stem", slot_spaces.stem), *slots, Slot("pool", slot_spaces.pool_flatten)])
+    X = np.concatenate(list(space.members()))[::3]
+    for setting in FUSED:
+        agree(space, X, setting, planned)
+    least = space.evaluate(X[::9], "minimum_peak", fuse=True)["minimum_peak"]
+    plans = [cnnlive.plan_inference(space.graph(x), order="best", fuse=True) for x in X[::9]]
+    assert least.tolist() == [plan.activation_peak_bytes for plan in plans]
 
 
 def test_the_least_peak_over_all_orders_is_that_of_the_graph():

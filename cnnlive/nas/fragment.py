@@ -221,21 +221,110 @@ class Part:
         raise NotImplementedError
 
 
+class _Chain(NamedTuple):
+    """How far fusion has come at the op that made a tensor at a boundary."""
+
+    stage: int  # 0: it joins nothing; 1: a convolution or linear layer; 2: and a normalisation
+    biased: bool  # the base has a bias
+
+
+_NO_CHAIN: Final = _Chain(0, False)
+
+
+def _begun(fragment: Fragment, chains: Sequence[_Chain], handed: Sequence[bool]) -> tuple[tuple[int, int], ...]:
+    """Return the placeholders whose chain the fragment goes on with.
+
+    Raises
+    ------
+    SpaceError
+        If the tensor is also handed on, but never read again: whether it joins is not known here.
+    """
+    net, found = fragment.net, []
+    for k, chain in enumerate(chains):
+        if not chain.stage or net.reads[k] != 1:
+            continue
+        reader = int(np.searchsorted(net.in_ptr, np.flatnonzero(net.in_idx == k)[0], side="right")) - 1
+        if net.fold[reader] <= chain.stage or net.in_ptr[reader + 1] - net.in_ptr[reader] != 1:
+            continue
+        again = [handed[j] for j, was in enumerate(fragment.passed) if was == k]
+        if again and not any(again):
+            raise SpaceError(f"{fragment.label} hands a tensor on that nobody reads, and {net.op_names[reader]} would "
+                             "join the op that made it if it were not handed on")  # fmt: skip
+        if not again:
+            found.append((k, chain.stage))
+    return tuple(found)
+
+
+def _chains(fragment: Fragment, net: Lowered, before: Sequence[_Chain]) -> tuple[_Chain, ...]:
+    """Return how far fusion has come at the tensors that a fragment hands on; `net` is its fused net."""
+    found = []
+    plain = fragment.net
+    for k, t in enumerate(net.outputs.tolist()):
+        was = fragment.passed[k]
+        if was >= 0:
+            found.append(before[was])
+            continue
+        base = int(net.producer[t])
+        stage = int(plain.fold[plain.producer[plain.outputs[k]]])
+        if base < fragment.n_given:  # what is made here vanished into what was given
+            found.append(_Chain(stage, before[base].biased or stage == 2) if stage < 3 else _NO_CHAIN)
+        elif net.fold[base] == 1 and stage < 3:
+            found.append(_Chain(stage, bool(net.weight_rule[base, 2])))
+        else:
+            found.append(_NO_CHAIN)
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Counts(Part):
-    """Parameters, multiply-accumulates and bytes of weights: sums that depend on nothing but the shapes."""
+    """Parameters, multiply-accumulates and bytes of weights: sums.
+
+    State forward, where fusion joins ops: how far it has come at each tensor; from behind: whether it is read again.
+    """
 
     setting: Setting
     adds: tuple[str, ...] = ("params", "macs", "weight_bytes")
+
+    def forward(self, fragment: Fragment, f: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return how far fusion has come at what the fragment hands on."""
+        if not self.setting.profile.fuse:
+            return ()
+        handed = (True,) * len(fragment.passed)
+        return _chains(fragment, fragment.net.fused(_begun(fragment, f, handed)), f)
+
+    def final(self, fragment: Fragment) -> tuple[Any, ...]:
+        """Say that outputs of the network live to the end."""
+        return (True,) * len(fragment.behind.places) if self.setting.profile.fuse else ()
 
     def measure(self, fragment: Fragment, f: tuple[Any, ...], b: tuple[Any, ...]) -> Measured:
         """Count a fragment."""
         net, setting = fragment.net, self.setting
         stored = setting.dtype if setting.weight_dtype is None else setting.weight_dtype
-        whole = net.fused() if setting.profile.fuse else net
+        biases = 0
+        whole = net
+        if setting.profile.fuse:
+            begun = _begun(fragment, f, b)
+            whole = net.fused(begun)
+            # The bias that a normalisation gives to a base without one, of which an earlier slot knows nothing.
+            for k, _ in begun:
+                reader = int(np.searchsorted(net.in_ptr, np.flatnonzero(net.in_idx == k)[0], side="right")) - 1
+                if net.fold[reader] == 2 and not f[k].biased:
+                    item = int(net.weight_itemsizes(stored)[reader])
+                    biases += int(net.sizes.dims[k, 1]) * item
         parameters, statistics, counters = stored_bytes(whole, stored)
-        weights = parameters + statistics + (counters if setting.profile.batch_counters else 0)
-        return Measured((), (net.n_parameters, convention_macs(net, setting), weights))
+        weights = parameters + biases + statistics + (counters if setting.profile.batch_counters else 0)
+        front = read_again(fragment, whole, b) if setting.profile.fuse else ()
+        return Measured(front, (net.n_parameters, convention_macs(net, setting), weights))
+
+
+def read_again(fragment: Fragment, net: Lowered, b: Sequence[bool]) -> tuple[bool, ...]:
+    """Return whether a fragment, or what lies behind it, reads each tensor that comes in."""
+    n = fragment.n_given
+    read = (net.reads[:n] > 0).tolist()
+    for t, again in zip(net.outputs.tolist(), b, strict=True):
+        if t < n:
+            read[t] |= again
+    return tuple(map(bool, read))
 
 
 def convention_macs(net: Lowered, setting: Setting) -> int:
@@ -255,7 +344,7 @@ class _Lies(NamedTuple):
     nbytes: int  # of the buffer behind it
     kept: bool  # the caller holds it: a network input that stays
     part: bool  # it is a view of a part of its buffer
-    folds: int  # how far fusion has come at the op that made it, 0: it joins nothing
+    chain: _Chain
 
 
 @dataclass(frozen=True)
@@ -269,12 +358,17 @@ class Inference(Part):
     setting: Setting
     peaks: tuple[tuple[str, str], ...] = (("inference_peak", ""),)
 
-    def _net(self, fragment: Fragment) -> Lowered:
-        return fragment.net.fused() if self.setting.profile.fuse else fragment.net
+    def _net(self, fragment: Fragment, f: tuple[Any, ...], b: Sequence[bool]) -> Lowered:
+        if not self.setting.profile.fuse:
+            return fragment.net
+        return fragment.net.fused(_begun(fragment, [lies.chain for lies in f], b))
 
     def forward(self, fragment: Fragment, f: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return how what the fragment hands on lies in memory."""
-        net = self._net(fragment)
+        net = self._net(fragment, f, (True,) * len(fragment.passed))
+        chains = [_NO_CHAIN] * len(fragment.passed)
+        if self.setting.profile.fuse:
+            chains = list(_chains(fragment, net, [lies.chain for lies in f]))
         nbytes, buffer, _, _ = self._lives(fragment, net, f, (True,) * len(fragment.behind.places))
         lies: list[_Lies] = []
         outs = net.outputs.tolist()
@@ -290,12 +384,9 @@ class Inference(Part):
             origin = f[root] if root < fragment.n_given else None
             kept = origin.kept if origin else bool(net.kind[root] == 1 and self.setting.profile.keeps_inputs)
             size = origin.nbytes if origin else int(nbytes[root])
-            plain = fragment.net.outputs[k]
-            last_fold = int(fragment.net.fold[fragment.net.producer[plain]])
-            joins = self.setting.profile.fuse and net.fold[net.producer[t]] == 1
             item = int(net.itemsizes(self.setting.dtype)[t])
             whole = int(net.sizes_at(self.setting.batch).numel[t]) * item
-            lies.append(_Lies(size, kept, size != whole, last_fold if joins and last_fold < 3 else 0))
+            lies.append(_Lies(size, kept, size != whole, chains[k]))
         return tuple(lies)
 
     def final(self, fragment: Fragment) -> tuple[Any, ...]:
@@ -304,9 +395,9 @@ class Inference(Part):
 
     def measure(self, fragment: Fragment, f: tuple[Any, ...], b: tuple[Any, ...]) -> Measured:
         """Measure the peak while the fragment runs."""
-        net = self._net(fragment)
+        net = self._net(fragment, f, b)
         n = fragment.n_given
-        self._check(fragment, net, f, b)
+        self._check(fragment, f)
         nbytes, _, born, dead = self._lives(fragment, net, f, b)
         rules = self.setting.profile
         sizes = net.sizes_at(self.setting.batch)
@@ -315,26 +406,13 @@ class Inference(Part):
         peak_of(column(np.arange(net.n_ops)), nbytes, born, dead, scratch, timeline)
         own = int(timeline[n:].max(initial=0))
         stays = (net.kind == 1) & (net.producer >= n) if rules.keeps_inputs else np.zeros(net.n_tensors, bool)
-        reads = net.reads[:n] > 0
-        read = [bool(reads[k]) for k in range(n)]
-        for k, was in enumerate(fragment.passed):
-            if was >= 0:
-                read[was] |= b[k]
-        return Measured(tuple(read), (own, int(nbytes[stays].sum())))
+        return Measured(read_again(fragment, net, b), (own, int(nbytes[stays].sum())))
 
-    def _check(self, fragment: Fragment, net: Lowered, f: tuple[Any, ...], b: tuple[Any, ...]) -> None:
+    def _check(self, fragment: Fragment, f: tuple[Any, ...]) -> None:
         """Refuse what does not come apart at the boundary."""
-        n = fragment.n_given
-        handed = {was for k, was in enumerate(fragment.passed) if was >= 0 and b[k]}
-        for k, lies in enumerate(f):
-            if lies.part and self.setting.profile.inplace == "dead":
-                raise SpaceError(f"{fragment.label} is given a view of a part of a tensor, which inplace='dead' may "
-                                 f"overwrite or not; hand the whole tensor on")  # fmt: skip
-            if lies.folds and net.reads[k] == 1 and k not in handed:
-                reader = int(np.searchsorted(net.in_ptr, np.flatnonzero(net.in_idx == k)[0], side="right")) - 1
-                if net.fold[reader] > lies.folds and net.in_ptr[reader + 1] - net.in_ptr[reader] == 1 and reader >= n:
-                    raise SpaceError(f"{fragment.label} begins with {net.op_names[reader]} ({net.op_kinds[reader]}), "
-                                     "which fusion joins with the slot before; put both into one")  # fmt: skip
+        if self.setting.profile.inplace == "dead" and any(lies.part for lies in f):
+            raise SpaceError(f"{fragment.label} is given a view of a part of a tensor, which inplace='dead' may "
+                             f"overwrite or not; hand the whole tensor on")  # fmt: skip
 
     def _lives(
         self, fragment: Fragment, net: Lowered, f: tuple[Any, ...], read_again: tuple[bool, ...]
@@ -565,8 +643,8 @@ class Minimum(Inference):
     def measure(self, fragment: Fragment, f: tuple[Any, ...], b: tuple[Any, ...]) -> Measured:
         """Find the least peak of a fragment."""
         rules, n = self.setting.profile, fragment.n_given
-        net = self._net(fragment)
-        self._check(fragment, net, f, b)
+        net = self._net(fragment, f, b)
+        self._check(fragment, f)
         _cuts(fragment, net)
         if any(lies.kept or lies.part for lies in f):
             raise SpaceError(f"{fragment.label}: the least peak over all orders is not known where slots hand the "
@@ -574,8 +652,8 @@ class Minimum(Inference):
         stays = (net.kind == 1) & rules.keeps_inputs & (n == 0)
         nbytes = net.sizes_at(self.setting.batch).numel * net.itemsizes(self.setting.dtype)
         # A placeholder is no input that the caller keeps: it goes after its last reader.
-        plan = plan_order(fragment.net, batch=self.setting.batch, dtype=self.setting.dtype,
-                          profile=replace(rules, keeps_inputs=rules.keeps_inputs and n == 0))  # fmt: skip
+        plan = plan_order(net, batch=self.setting.batch, dtype=self.setting.dtype,
+                          profile=replace(rules, fuse=False, keeps_inputs=rules.keeps_inputs and n == 0))  # fmt: skip
         if not plan.optimal:
             raise SpaceError(f"{fragment.label}: the least peak over all orders is between {plan.lower_bound:,} and "
                              f"{plan.peak_bytes:,} bytes, not proven in {plan.n_states:,} states")  # fmt: skip
