@@ -37,7 +37,7 @@ class Tabled(SearchSpace):
         raise NotImplementedError
 
     def evaluate(
-        self, X, metrics, *, threads=None, executor=None, optimizer="adam", optimizer_options=None, **how,  # noqa: N803
+        self, X, metrics, *, threads=None, executor=None, optimizer="adam", optimizer_options=None, **how,
     ):  # fmt: skip
         setting = read_setting(**how)
         labels = [m.label for m in read_metrics(metrics, optimizer, setting.device, **(optimizer_options or {}))]

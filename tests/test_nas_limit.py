@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tabled_space import ROWS, TABLE, Fast, Tabled, value
 
-from cnnlive.errors import AttributeValueError, CnnliveError, DTypeError, ShapeError, SpaceError, UnitError
+from cnnlive.errors import AttributeValueError, CnnliveError, DTypeError, OrderError, ShapeError, SpaceError, UnitError
 from cnnlive.nas.base import read_setting
 from cnnlive.nas.limit import KEYWORDS, Limit
 from cnnlive.plan.optimizers import read_optimizer
@@ -84,7 +84,7 @@ def test_who_meets_a_budget_exactly_fits(space):
 
 def test_the_sign_is_exact_past_what_a_float_holds():
     class Huge(Tabled):
-        def evaluate(self, X, metrics, **how):  # noqa: N803
+        def evaluate(self, X, metrics, **how):
             return {label: np.full(len(self.check(X)), 2**62 + 1) for label in metrics}
 
     assert Limit(Huge(), macs=2**62).violation(ROWS[:1]).item() > 0
@@ -263,6 +263,7 @@ def test_a_limit_shows_its_budgets(space):
         ({"params": 5, "profile": "torch_fx"}, AttributeValueError, "profile="),
         ({"peak": 5, "convention": "flops"}, AttributeValueError, "convention= is of macs"),
         ({"macs": 5, "convention": "mac"}, AttributeValueError, "convention='mac'; allowed: 'macs'"),
+        ({"minimum_peak": 5, "profile": "torch"}, OrderError, "over all orders.*'torch'"),
         ({"peak": 5, "batch": 0}, ShapeError, "0"),
         ({"training": 5, "train_batch": -1}, ShapeError, "-1"),
         ({"peak": 5, "dtype": "float17"}, DTypeError, "float17"),

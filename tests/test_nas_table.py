@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import re
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 from tabled_space import ROWS, Tabled, value
 
+import cnnlive
 from cnnlive import cli
 from cnnlive.errors import AttributeValueError, MissingExtraError
-from cnnlive.nas import table
+from cnnlive.nas import spaces, table
 from cnnlive.nas.table import COLUMNS, native_name, write_table
+from cnnlive.plan.order import minimum_peak
 
 
 def read(path):
@@ -83,7 +86,7 @@ class Failing(Tabled):
         super().__init__()
         self.error = error
 
-    def evaluate(self, X, metrics, **how):  # noqa: N803
+    def evaluate(self, X, metrics, **how):
         if len(self.asked) >= 4:
             raise self.error
         return super().evaluate(X, metrics, **how)
@@ -192,3 +195,38 @@ def test_control_c_ends_the_command_with_130_and_no_file(tmp_path, monkeypatch):
     result = run("nasbench-memory", "nasbench101", "--out", tmp_path / "a.csv")
     assert result.exit_code == 130
     assert os.listdir(tmp_path) == []
+
+
+# ---------------------------------------------------------------------------------- the benchmarks themselves
+
+
+def planned(graph):
+    order = cnnlive.plan_inference(graph)
+    return (
+        graph.n_parameters, order.macs, order.activation_peak_bytes, minimum_peak(graph),
+        cnnlive.plan_training(graph, batch=4, optimizer="sgd").peak_bytes,
+        cnnlive.plan_training(graph, batch=4, optimizer="adam").peak_bytes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "n"), [("nasbench201", 15_625), ("nats_size", 32_768), ("nasbench_macro", 6_561)])
+def test_a_row_is_what_planning_its_net_gives(tmp_path, name, n):
+    out = tmp_path / "a.csv"
+    result = run("nasbench-memory", name, "--out", out, "--train-batch", 4)
+    assert result.stdout == f"{n:,} rows: {out}\n"
+    space = table.benchmark(name)
+    rows = read(out)[1]
+    assert len({row[0] for row in rows}) == len(rows) == n
+    for native, *numbers in random.Random(0).sample(rows, 6):
+        assert tuple(numbers) == planned(space.graph(space.encode(native)))
+    columns = np.array([row[1:] for row in rows])
+    assert (columns[:, 3] <= columns[:, 2]).all()
+    assert (columns[:, 4] < columns[:, 5]).all()
+
+
+def test_a_cell_of_nasbench101_is_its_matrix_and_its_ops():
+    space = spaces.nasbench101()
+    for row in space.sample(20, rng=0):
+        *matrix, ops = native_name(space, row).split(" ")
+        again = space.encode(([[int(bit) for bit in line] for line in matrix], ops.split(",")))
+        assert np.array_equal(again, row)

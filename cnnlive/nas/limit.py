@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnnlive._types import I64
-from cnnlive.errors import AttributeValueError, SpaceError, UnitError, close_names
+from cnnlive.errors import AttributeValueError, OrderError, SpaceError, UnitError, close_names
 from cnnlive.nas.base import METRICS, Metric, SearchSpace, Setting, read_metrics, read_setting
 from cnnlive.units import parse_bytes
 
@@ -96,6 +96,8 @@ class Limit:
         that no budget reads.
     UnitError
         For a text that is not an amount of bytes.
+    OrderError
+        For a budget of the minimum peak under a profile with ``frames``, which are of the program's order.
     ShapeError, DTypeError, UnknownProfileError, GraphError
         For settings that do not exist; as in :func:`cnnlive.nas.base.read_setting`.
 
@@ -168,6 +170,10 @@ class Limit:
         }  # fmt: skip
         self._inference: Setting = read_setting(batch=batch, **rules)
         self._training: Setting = read_setting(batch=batch if train_batch is None else train_batch, **rules)
+        if "minimum_peak" in found and self._inference.profile.frames:
+            name = self._inference.profile.name
+            raise OrderError(f"minimum_peak is over all orders, and profile {name!r} counts what Python's frames hold in "
+                             "program order; allowed: a profile without frames")  # fmt: skip
         self._prepare()
 
     def _prepare(self) -> None:
