@@ -172,7 +172,7 @@ class Limit:
         self._training: Setting = read_setting(batch=batch if train_batch is None else train_batch, **rules)
         if "minimum_peak" in found and self._inference.profile.frames:
             name = self._inference.profile.name
-            raise OrderError(f"minimum_peak is over all orders, and profile {name!r} counts what Python's frames hold in "
+            raise OrderError(f"minimum_peak is over all orders, and profile {name!r} counts what frames hold in "
                              "program order; allowed: a profile without frames")  # fmt: skip
         self._prepare()
 
