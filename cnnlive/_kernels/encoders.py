@@ -340,7 +340,7 @@ def module101(
     hold(at, until, x, y)
     for v in range(1, interior + 1):
         hold(at, until, value[v], y)
-    return y
+    return int(y)
 
 
 @kernel

@@ -7,6 +7,7 @@ remembers what it has evaluated, so its members can also be counted, sampled and
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -40,6 +41,8 @@ _TRAINING: Final = ("saved", "training_peak")
 SUMS: Final = ("params", "macs", "weight_bytes")
 PEAKS: Final = ("inference_peak", "minimum_peak")
 _FEW: Final = 2048
+# Spaces that are evaluated whole as soon as single candidates are asked for.
+_WHOLE: Final = 1 << 16
 # Columns of remembered values.
 _COLUMNS: Final = 64
 
@@ -72,6 +75,24 @@ class Nodes(NamedTuple):
     until: NDArray[np.int32]
 
 
+def _room(graphs: int, nodes: int, edges: int) -> Nodes:
+    """Allocate arrays that hold at most so much."""
+    return Nodes(
+        np.empty(graphs + 1, np.int64), np.empty(nodes, np.int32), np.empty(nodes + 1, np.int64),
+        np.empty(edges, np.int32), np.empty((nodes, 2), np.int32), np.empty(nodes, np.int32),
+    )  # fmt: skip
+
+
+def _filled(room: Nodes, n: int) -> Nodes:
+    """Return the parts of arrays that n graphs fill, read-only."""
+    last = int(room.graph_ptr[n])
+    parts = Nodes(room.graph_ptr[: n + 1], room.kind[:last], room.in_ptr[: last + 1],
+                  room.in_idx[: int(room.in_ptr[last])], room.free[:last], room.until[:last])  # fmt: skip
+    for part in parts:
+        part.setflags(write=False)
+    return parts
+
+
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """A kernel that writes the graphs of packed genotypes one after the other, and how much room they need.
@@ -95,24 +116,22 @@ class Encoder:
     edges: int
     width: int = 8
 
+    def __post_init__(self) -> None:
+        """Make the constants read-only, also those of a pickled copy: a kernel is compiled for one kind of each."""
+        for array in self.constants:
+            array.setflags(write=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Encoder, (self.kernel, self.constants, self.nodes, self.edges, self.width)
+
     def room(self, n: int) -> tuple[I64, Nodes]:
         """Allocate scratch and arrays for n graphs."""
-        nodes, edges = n * self.nodes, n * self.edges
-        return np.empty((8, max(self.width, 8)), np.int64), Nodes(
-            np.empty(n + 1, np.int64), np.empty(nodes, np.int32), np.empty(nodes + 1, np.int64),
-            np.empty(edges, np.int32), np.empty((nodes, 2), np.int32), np.empty(nodes, np.int32),
-        )  # fmt: skip
+        return np.empty((8, max(self.width, 8)), np.int64), _room(n, n * self.nodes, n * self.edges)
 
     def fill(self, rows: I64, scratch: I64, room: Nodes) -> Nodes:
         """Encode into arrays that are long enough; return those parts of them that were filled, read-only."""
         self.kernel(frozen(np.ascontiguousarray(rows, np.int64)), *self.constants, scratch, *room)
-        n = len(rows)
-        last = int(room.graph_ptr[n])
-        ends = n + 1, last, last + 1, int(room.in_ptr[last]), last, last
-        parts = [array[:end] for array, end in zip(room, ends, strict=True)]
-        for part in parts:
-            part.setflags(write=False)
-        return Nodes(*parts)
+        return _filled(room, len(rows))
 
     def __call__(self, rows: I64) -> Nodes:
         """Encode packed genotypes."""
@@ -158,6 +177,7 @@ class EncodedSpace(SearchSpace):
         self.encoder = encoder
         self._biased = with_bias(palette)
         self.build = build
+        self._tops = tuple(gene.cardinality for gene in self.genes)
         self._known: dict[tuple[Setting, str, Optimizer | None], I64] = {}
         self._listed: I64 | None = None
 
@@ -309,15 +329,46 @@ class EncodedSpace(SearchSpace):
         return column
 
     def evaluator(self, metrics: Sequence[str], **options: Any) -> Row:
-        """Return a function from one genotype to its metrics, in their order; `options` as of :meth:`evaluate`."""
+        """Return a function from one genotype to its metrics, in their order; `options` as of :meth:`evaluate`.
+
+        Notes
+        -----
+        What is remembered is looked up. A space of at most 2**16 members is evaluated whole at the first call.
+        """
         labels = tuple(metrics)
+        columns: list[I64] = []
+        if self.n_members() <= MOST_MEMBERS:
+            extra = {k: v for k, v in options.items() if k not in ("optimizer", "optimizer_options")}
+            asked = read_metrics(labels, options.get("optimizer", "adam"), extra.get("device", "cuda"),
+                                 **(options.get("optimizer_options") or {}))  # fmt: skip
+            columns = [self._column(read_setting(**extra), metric) for metric in asked]
 
         def run(x: Any) -> list[int]:
-            row = np.asarray(x)
-            found = self.evaluate(row[None] if row.ndim == 1 else row, labels, threads=1, **options)
-            return [int(found[label][0]) for label in labels]
+            place = self._place(x) if columns else -1
+            if place >= 0:
+                found = [int(column[place]) for column in columns]
+                if min(found, default=0) >= 0:
+                    return found
+                if self.n_members() <= _WHOLE:
+                    self.evaluate(self.unpack(self._members("evaluate")), labels, **options)
+            rows = self.evaluate(np.asarray(self.row(x)), labels, threads=1, **options)
+            return [int(rows[label][0]) for label in labels]
 
         return run
+
+    def _place(self, x: Any) -> int:
+        """Return where one genotype stands in the list of members, -1 if it does not or is none."""
+        row = x.tolist() if isinstance(x, np.ndarray) else x
+        place = 0
+        try:
+            for value, top in zip(row, self._tops, strict=True):
+                v = operator.index(value)
+                if not 0 <= v < top:
+                    return -1
+                place = place * top + v
+        except (TypeError, ValueError):
+            return -1
+        return place
 
     def forget(self) -> None:
         """Drop the remembered values."""
@@ -567,11 +618,11 @@ def _evaluate(
 def _fused(palette: Palette, biased: I64, nodes: Nodes) -> Nodes:
     """Return the graphs in which convolution, normalisation and activation are one op."""
     largest = int(np.diff(nodes.graph_ptr).max(initial=0))
-    room = Nodes(*(np.empty_like(array) for array in nodes))
+    biased = frozen(biased)  # a pickled copy can be written to
+    n = len(nodes.graph_ptr) - 1
+    room = _room(n, len(nodes.kind), len(nodes.in_idx))
     fuse(*nodes, palette.kinds.fold, biased, np.empty((5, largest), np.int64), *room)
-    last = int(room.graph_ptr[-1])
-    ends = len(room.graph_ptr), last, last + 1, int(room.in_ptr[last]), last, last
-    return Nodes(*(frozen(array[:end]) for array, end in zip(room, ends, strict=True)))
+    return _filled(room, n)
 
 
 def with_bias(palette: Palette) -> I64:

@@ -46,11 +46,9 @@ def _build(
 
 
 def _genotype(row: Sequence[int], steps: int, operations: Sequence[str], concat: str) -> Genotype:
-    cells = []
-    for start in (0, 4 * steps):
-        edges = tuple((operations[row[i]], int(row[i + 1])) for i in range(start, start + 4 * steps, 2))
-        cells += [edges, _joined(edges, steps, concat)]
-    return Genotype(*cells)
+    normal, reduce = (tuple((operations[row[i]], int(row[i + 1])) for i in range(start, start + 4 * steps, 2))
+                      for start in (0, 4 * steps))  # fmt: skip
+    return Genotype(normal, _joined(normal, steps, concat), reduce, _joined(reduce, steps, concat))
 
 
 def _joined(edges: Sequence[tuple[str, int]], steps: int, concat: str) -> tuple[int, ...]:
@@ -73,8 +71,10 @@ class Darts(EncodedSpace):
         known = OPERATIONS + MORE_OPERATIONS
         if not operations or len(set(operations)) != len(operations) or set(operations) - set(known):
             raise SpaceError(f"operations={operations!r}; allowed: some of {', '.join(known)}, none twice")
-        sizes = [default if given is None else given
-                 for given, default in zip((channels, layers, resolution, classes), _SIZES[dataset], strict=True)]
+        sizes = [
+            default if given is None else given
+            for given, default in zip((channels, layers, resolution, classes), _SIZES[dataset], strict=True)
+        ]
         c, n, pixels, classes = (whole(name, value) for name, value in
                                  zip(("channels", "layers", "resolution", "classes"), sizes, strict=True))  # fmt: skip
         if c % 2 or n < 3:
@@ -175,8 +175,8 @@ def _kinds_of(palette: Palette, operation: str) -> tuple[int, int, int, int, int
     if operation.startswith("dil_conv"):
         one, two = (conv(kernel, s, 2 * (kernel // 2), groups=FREE[0], dilation=2) for s in (1, 2))
         return 3, one, two, 0, 0
-    pools = [palette.add(f"{operation[:3]}_pool2d", kernel_size=3, stride=s, padding=1,
-                         **({} if operation[0] == "m" else {"count_include_pad": False})) for s in (1, 2)]  # fmt: skip
+    more: dict[str, Any] = {"count_include_pad": False} if operation == "avg_pool_3x3" else {}
+    pools = [palette.add(f"{operation[:3]}_pool2d", kernel_size=3, stride=s, padding=1, **more) for s in (1, 2)]
     return 1, pools[0], pools[1], 0, 0
 
 

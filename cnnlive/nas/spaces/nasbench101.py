@@ -7,9 +7,9 @@ cells are pruned, channels, projections, truncation and the op order follow goog
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -160,7 +160,7 @@ class NasBench101(EncodedSpace):
             total = first + (stacks - 1) * others
             return Encoder(encoders.nasbench101, (kinds, shape), 6 + stacks + 52 * total, 6 + stacks + 70 * total)
 
-        build = partial(_build, channels=channels, stacks=stacks, modules=modules, resolution=resolution,
+        build = functools.partial(_build, channels=channels, stacks=stacks, modules=modules, resolution=resolution,
                         classes=classes)  # fmt: skip
         genes = [Gene(f"{u}->{v}", (0, 1)) for u, v in _PAIRS]
         genes += [Gene(f"op{v}", OPERATIONS) for v in range(1, VERTICES - 1)]
@@ -228,7 +228,7 @@ class NasBench101(EncodedSpace):
     def representative(self, X: ArrayLike) -> I64:  # noqa: N803
         """Return, for each cell, the member of the space that is isomorphic to it."""
         rows = self.canonical(X)
-        found = np.empty_like(rows)
+        found: I64 = np.empty_like(rows)
         for i, row in enumerate(rows):
             found[i] = _first_of_its_class(tuple(row.tolist()))
         return found
@@ -260,7 +260,8 @@ class NasBench101(EncodedSpace):
                 row[bit] = matrix[u, v]
         for v, op in enumerate(ops[1:-1]):
             row[len(_PAIRS) + v] = OPERATIONS.index(op)
-        return self.canonical(row)[0]
+        found: I64 = self.canonical(row)[0]
+        return found
 
     def decode(self, x: ArrayLike) -> tuple[list[list[int]], list[str]]:
         """Return a genotype as (matrix, ops), pruned."""
@@ -280,21 +281,17 @@ class NasBench101(EncodedSpace):
         return sum(_UNIQUE)
 
     def _list(self) -> I64:
-        found = []
-        for interior, n in enumerate(_UNIQUE):
-            codes = np.empty(n, np.int64)
-            order = _permutations(interior)
-            same, labelled = np.empty(len(order), np.int64), np.zeros(1, np.int64)
-            total = encoders_nasbench101.unique_cells(interior, MOST_EDGES, order, same, codes, labelled)
-            assert total == n
-            found.append(codes)
-        return np.sort(np.concatenate(found))
+        return unique_codes()
 
     def _positions(self, packed: I64) -> I64:
         listed = self._members("evaluate")
         place = np.searchsorted(listed, packed)
         place[place == len(listed)] = 0
-        return np.where(listed[place] == packed, place, -1)
+        found: I64 = np.where(listed[place] == packed, place, -1)
+        return found
+
+    def _place(self, x: Any) -> int:
+        return int(self._positions(self.pack(self.row(x)))[0])
 
     def _compute(
         self, packed: I64, metrics: Sequence[str], options: Mapping[str, Any], threads: int | None,
@@ -325,7 +322,22 @@ class NasBench101(EncodedSpace):
         return self._divide(packed, metrics, options, threads, executor, sums, peaks)
 
 
-def _permutations(interior: int) -> I64:
+@functools.cache
+def unique_codes() -> I64:
+    """Return one cell of each class of isomorphic ones, packed, in ascending order."""
+    found = []
+    for interior, n in enumerate(_UNIQUE):
+        codes = np.empty(n, np.int64)
+        order = permutations(interior)
+        same, labelled = np.empty(len(order), np.int64), np.zeros(1, np.int64)
+        total = encoders_nasbench101.unique_cells(interior, MOST_EDGES, order, same, codes, labelled)
+        assert total == n
+        found.append(codes)
+    return frozen(np.sort(np.concatenate(found)))
+
+
+def permutations(interior: int) -> I64:
+    """Return all orders of the interior vertices, as the kernel reads them; the identity first."""
     found = np.zeros((len(list(itertools.permutations(range(interior)))), VERTICES - 2), np.int64)
     for i, order in enumerate(itertools.permutations(range(1, interior + 1))):
         found[i, :interior] = order

@@ -170,7 +170,7 @@ class NasBench201(EncodedSpace):
 
         return self._divide(packed, metrics, options, threads, executor, sums, peaks)
 
-    def encode(self, native: str | Mapping[str, Any]) -> I64:  # type: ignore[override]
+    def encode(self, native: str | Mapping[str, Any]) -> I64:
         """Return the genotype of ``"|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"``, or of a mapping of gene to operation.
 
         Raises

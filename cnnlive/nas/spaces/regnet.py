@@ -134,8 +134,8 @@ class RegNet(EncodedSpace):
 
     def stages(self, x: ArrayLike) -> list[tuple[int, int, int]]:
         """Return blocks, width and group width of each stage of a candidate."""
-        found = self.values(x)
-        return stages_of(*(found[name] for name in GENES), self.rounding)
+        depth, w_0, w_a, w_m, group_width = (self.values(x)[name] for name in GENES)
+        return stages_of(depth, w_0, w_a, w_m, group_width, self.rounding)
 
 
 def _check(name: str, value: Any) -> None:
