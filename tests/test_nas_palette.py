@@ -284,14 +284,12 @@ def sizes_of(net, kind, t):
         shapes = [net.shape(i) for i in net.in_idx[net.in_ptr[p] : net.in_ptr[p + 1]].tolist()]
         rule = net.weight_rule[p].tolist()
         mine = {w.role: math.prod(w.shape) for w in weights_of(entry, shapes, net.op_attrs[p])}
-        weight = vector = 1
-        if rule[0]:
-            weight = mine.get("weight", 1)
-            vector = {1: lambda: net.op_attrs[p]["out_channels"], 2: lambda: net.op_attrs[p]["out_features"],
-                      3: lambda: shapes[0][1], 4: lambda: weight}[rule[0]]()  # fmt: skip
-        which, lo, hi = t.span[kind[p]].tolist()
-        whole = net.sizes.dims[p if which else x]
-        rows.append((int(net.sizes.numel[p]), weight, vector, int(np.prod(whole[lo:hi])) if lo < hi else 1))
+        attrs = net.op_attrs[p]
+        weight = mine.get("weight", 1) if rule[0] else 1
+        vector = {0: 1, 1: attrs.get("out_channels"), 2: attrs.get("out_features"), 4: weight}.get(rule[0])
+        vector = shapes[0][1] if vector is None else vector
+        lo, hi = t.span[kind[p]].tolist()
+        rows.append((int(net.sizes.numel[p]), weight, vector, math.prod(net.sizes.dims[x, lo:hi].tolist())))
     return np.array(rows, np.int64)
 
 
@@ -317,7 +315,8 @@ def trained(graphs, optimizers, batch, precision, device, loss, p=PALETTE):
     classes = np.array([n.shape(n.n_tensors - 1)[1] if n.sizes.rank[-1] > 1 else 0 for n in at], np.int64)
     rules = [read_step(r, device, t.item) for r in optimizers]
     scratch = Scratch(max(len(a[0]) for a in graphs), max(len(a[2]) for a in graphs))
-    return train(t, *joined(graphs), sizes, classes, rules, scratch)
+    found = train(t, *joined(graphs), sizes, classes, rules, scratch)
+    return found[:, 0], found[:, 1:].T
 
 
 OPTIMIZERS = [("sgd", {}), ("adam", {}), ("adamw", {"amsgrad": True}), ("rmsprop", {"momentum": 0.9}),

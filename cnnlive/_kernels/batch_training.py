@@ -27,7 +27,7 @@ def train_graphs(
     item: int,
     loss: int,
     target_item: int,
-    step_ptr: I64,
+    rule: I64,
     step: I64,
     node: U32,
     uses: U32,
@@ -39,12 +39,7 @@ def train_graphs(
     made: I64,
     answer: I64,
 ) -> tuple[int, int, int]:
-    """Fill a row of ``answer`` for each graph: what :func:`cnnlive._kernels.backward.train_step` gives, and totals.
-
-    The columns of ``answer``: 0 and 1 peak of forward and of backward, above what is there all the time; 2 bytes that
-    are alive at the end beside the gradients of parameters; 3 bytes that forward packs for backward; 4 and 5 elements
-    of the parameters that are trained, and how many parameters these are; 6 bytes of parameters and buffers;
-    7 bytes of inputs and targets; then one column per step that takes one parameter after the other: its peak.
+    """Fill ``answer`` (n_graphs, 1 + n_rules): bytes that backward keeps, and the peak of a step with each optimizer.
 
     Parameters
     ----------
@@ -84,8 +79,9 @@ def train_graphs(
     item, loss, target_item : int
         Bytes of an element; 1 if there are records of a loss in the last row of `table`; bytes of an element of the
         targets, negative: one per `classes` elements of the output.
-    step_ptr, step : (n_steps + 1,), (4 * n_rows,)
-        Optimizer steps that take one parameter after the other, as `StepRule.rows`.
+    rule, step : (8 * n_rules,), (4 * n_rows,)
+        Optimizers, as `StepRule` has them. Of each: 1 if it steps lists; bytes of state per element and per parameter;
+        where its rows in `step` begin and end.
     node : (8 * n,) scratch, n at least 8 more than nodes of the largest graph
         Of each node: the value it stands for; bits (1 takes a gradient, 2 is read, 4 a view, 8 a leaf, 16 keeps a
         second storage); the node whose storage it lies in; the last node that holds that; how many backward nodes
@@ -115,7 +111,6 @@ def train_graphs(
     node_0 = graph_ptr[0]
     edge_0 = in_ptr[0]
     held = until.shape[0] > 0
-    n_steps = step_ptr.shape[0] - 1
     the_loss = table.shape[0] - 24
     for g in range(graph_ptr.shape[0] - 1):
         first = graph_ptr[g] - node_0
@@ -325,22 +320,6 @@ def train_graphs(
             live -= amount[b + 3]
             amount[b + 3] = 0
         amount[none + 3] = 0
-        for j in range(n_steps):
-            largest = 0
-            before = -1
-            for p in range(n):
-                k = 24 * kind[first + p]
-                if table[k + 10] > 0 and node[8 * p + 1] & 1 and (whole or node[8 * p + 1] & 2):
-                    for i in range(2):
-                        if table[k + 13 + i] == 1:
-                            elements = sizes[4 * (first + p) + 1 + i] * table[k + 8 + i] // item
-                            for m in range(4 * step_ptr[j], 4 * step_ptr[j + 1], 4):
-                                size = step[m + 2] * elements + step[m + 3]
-                                if before >= 0:
-                                    size += step[m] * before + step[m + 1]
-                                largest = max(largest, size)
-                            before = elements
-            answer[g, 8 + j] = largest
         node[8 * out + 4] += 1
         numel = sizes[4 * (first + end)]
         if loss == 1:
@@ -362,7 +341,7 @@ def train_graphs(
                 best = max(best, live)
                 live -= record[r + 9] + record[r + 10] * numel + record[r + 11]
                 packed += record[r + 12] + record[r + 13] * numel + record[r + 15]
-        answer[g, 0] = best
+        most = best
 
         # Backward. The gradient of the last value waits.
         leaves = 0
@@ -680,11 +659,31 @@ def train_graphs(
                         handle[4 * new + 1] -= 1
             stop = start
             p -= 1
-        answer[g, 1] = best
-        answer[g, 2] = live - leaves
-        answer[g, 3] = packed
-        answer[g, 4] = trained // item
-        answer[g, 5] = tensors
-        answer[g, 6] = resident
-        answer[g, 7] = given
+        most = max(most, best)
+        # The optimizer steps while gradients, the output and the loss are there.
+        answer[g, 0] = packed
+        elements = trained // item
+        for j in range(0, rule.shape[0], 8):
+            largest = 0
+            if rule[j] == 1:
+                if tensors > 0:
+                    for m in range(4 * rule[j + 3], 4 * rule[j + 4], 4):
+                        largest = max(largest, step[m] * elements + step[m + 1] * tensors + step[m + 2])
+            else:
+                before = -1
+                for p in range(n):
+                    k = 24 * kind[first + p]
+                    bits = node[8 * p + 1]
+                    if table[k + 10] > 0 and bits & 1 and (whole or bits & 2):
+                        for i in range(2):
+                            if table[k + 13 + i] == 1:
+                                size = sizes[4 * (first + p) + 1 + i] * table[k + 8 + i] // item
+                                for m in range(4 * rule[j + 3], 4 * rule[j + 4], 4):
+                                    there = step[m + 2] * size + step[m + 3]
+                                    if before >= 0:
+                                        there += step[m] * before + step[m + 1]
+                                    largest = max(largest, there)
+                                before = size
+            state = rule[j + 1] * elements + rule[j + 2] * tensors
+            answer[g, 1 + j // 8] = max(most, trained + live - leaves + largest) + resident + given + state
     return 0, graph_ptr.shape[0] - 1, 0

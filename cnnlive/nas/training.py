@@ -49,9 +49,9 @@ class Templates(Columns):
     ----------
     table, record, edge : int64 arrays
         As the kernel describes them, flat; the last row of `table` is the loss.
-    span : (n_kinds, 3) int64
-        Product of dimensions that the fourth column of its `sizes` holds: of the first input (0) or the output (1),
-        first and last + 1 dimension; an empty range is 1.
+    span : (n_kinds, 2) int64
+        First and last + 1 dimension of the first input whose product is in the fourth column of its `sizes`; an empty
+        range is 1.
     item, loss, target_item : int
         As the kernel takes them.
     reasons : tuple of str
@@ -138,7 +138,7 @@ class _Template(NamedTuple):
     saving: int
     packs: tuple[int, int, int, int]
     only_with_gradient: int
-    span: tuple[int, int, int]
+    span: tuple[int, int]
     records: tuple[_Record, ...]
 
 
@@ -163,10 +163,10 @@ class _Writer:
         rows.append(last)
         return Templates(
             column(rows).reshape(-1), column(self.records).reshape(-1), column(self.edges).reshape(-1),
-            column(spans, (len(spans), 3)), self.item, int(loss != "output"), target, tuple(reasons),
+            column(spans, (len(spans), 2)), self.item, int(loss != "output"), target, tuple(reasons),
         )  # fmt: skip
 
-    def kind(self, palette: Palette, number: int) -> tuple[list[int], tuple[int, int, int], str]:
+    def kind(self, palette: Palette, number: int) -> tuple[list[int], tuple[int, int], str]:
         op = palette.kinds.ops[number]
         row = [0] * 24
         rule = palette.kinds.weight_rule[number].tolist()
@@ -189,10 +189,10 @@ class _Writer:
                 t = self.template(palette, number)
             except _NotKnownError as why:
                 row[0] = _UNKNOWN
-                return row, (0, 0, 0), f"kind {number} ({op}): {why}"
+                return row, (0, 0), f"kind {number} ({op}): {why}"
             self.put(row, t, palette.kinds.inputs[number].tolist() == [1, 1])
             return row, t.span, ""
-        return row, (0, 0, 0), ""
+        return row, (0, 0), ""
 
     def put(self, row: list[int], t: _Template, one_input: bool) -> None:
         """Write a template into the columns."""
@@ -300,7 +300,7 @@ class _Writer:
         if out in inputs:
             if r.records:
                 raise _NotKnownError("it hands its input on and does more")
-            return _Template(1, 0, 0, 0, (0,) * 4, 0, (0, 0, 0), ())
+            return _Template(1, 0, 0, 0, (0,) * 4, 0, (0, 0), ())
         if PERMUTED in r.v_layout:
             raise _NotKnownError("its output is laid out in another order")
         reader = _Reader(self.item, r, inputs, out, names, net.in_idx[net.in_ptr[-2] :].tolist(), every)
@@ -341,7 +341,7 @@ class _Reader:
         self.names = names
         self.tensors = tensors
         self.every = every
-        self.span = (0, 0, 0)
+        self.span = (0, 0)
         self.between: dict[int, int] = {}
 
     def form(self, spec: int, product: bool = True) -> tuple[int, int, int, int]:
@@ -360,13 +360,15 @@ class _Reader:
             raise _NotKnownError("it makes tensors as large as a further input")
         if not product:
             raise _NotKnownError("it makes tensors of another size between its records")
-        self.spans(0 if is_input else 1, lo, hi)
+        if tensor != self.tensors[0]:
+            raise _NotKnownError("it counts by dimensions of its output")
+        self.spans(lo, hi)
         return 0, 0, k, 0
 
-    def spans(self, which: int, lo: int, hi: int) -> None:
-        if self.span[2] > self.span[1] and self.span != (which, lo, hi):
+    def spans(self, lo: int, hi: int) -> None:
+        if self.span[1] > self.span[0] and self.span != (lo, hi):
             raise _NotKnownError("it counts by two products of dimensions")
-        self.span = (which, lo, hi)
+        self.span = (lo, hi)
 
     def source(self, value: int) -> int:
         if value in self.inputs:
@@ -484,8 +486,8 @@ class _Reader:
                 raise _NotKnownError("a gradient is made at another size")
             how = _HOW[what]
             if what == NARROW:
-                tensor, lo, hi, _, _ = r.rows[b]
-                self.spans(0 if tensor in self.tensors else 1, lo, hi)
+                # Before the dimension that is joined inputs and output are alike.
+                self.spans(*r.rows[b][1:3])
             if what in (VIEW, RESHAPE) and not self.joins(net):
                 how = _MAYBE_COPIES
             per_out = per_source = once = 0
@@ -556,7 +558,7 @@ def train(
     classes: I64,
     rules: Sequence[StepRule],
     scratch: Scratch,
-) -> tuple[I64, I64]:
+) -> I64:
     """Training memory of a chunk of graphs of one palette.
 
     Parameters
@@ -575,10 +577,8 @@ def train(
 
     Returns
     -------
-    saved : (n_graphs,) int64, bytes
-        `TrainingPlan.saved_bytes`.
-    peaks : (n_rules, n_graphs) int64, bytes
-        `TrainingPlan.peak_bytes` with each optimizer.
+    (n_graphs, 1 + n_rules) int64, bytes
+        `TrainingPlan.saved_bytes`, and `TrainingPlan.peak_bytes` with each optimizer.
 
     Raises
     ------
@@ -587,37 +587,25 @@ def train(
     GraphError
         If nothing in a graph takes a gradient, or its output is none for the loss.
     """
-    one_by_one = [r for r in rules if not r.lists]
-    step_ptr, step = _step_columns(tuple(one_by_one))
-    answer = np.empty((len(graph_ptr) - 1, 8 + len(one_by_one)), np.int64)
+    answer = np.empty((len(graph_ptr) - 1, 1 + len(rules)), np.int64)
     status, graph, node = train_graphs(
         graph_ptr, kind, in_ptr, in_idx, until, sizes.reshape(-1), classes, t.table, t.record, t.edge, t.item, t.loss,
-        t.target_item, step_ptr, step, *scratch.arrays, answer,
+        t.target_item, *_rule_columns(tuple(rules)), *scratch.arrays, answer,
     )  # fmt: skip
     if status:
         scratch.fresh()
-        k = int(kind[graph_ptr[graph] - graph_ptr[0] + node])
-        raise _refusal(t, status, graph, node, k)
-    forward, backward, left, saved, elements, count, resident, given = answer.T[:8]
-    total = elements * t.item
-    peaks = np.empty((len(rules), len(answer)), np.int64)
-    place = 8
-    for row, rule in zip(peaks, rules, strict=True):
-        static = resident + given + rule.state_bytes(total, count)
-        if rule.lists:
-            step_peak = rule.peak(total, count)
-        else:
-            step_peak = answer[:, place]
-            place += 1
-        np.maximum(np.maximum(forward, backward), total + left + step_peak, out=row)
-        row += static
-    return saved, peaks
+        raise _refusal(t, status, graph, node, int(kind[graph_ptr[graph] - graph_ptr[0] + node]))
+    return answer
 
 
 @lru_cache(maxsize=64)
-def _step_columns(rules: tuple[StepRule, ...]) -> tuple[I64, I64]:
-    rows = [row for rule in rules for row in rule.rows.tolist()]
-    return column([0, *accumulate(len(rule.rows) for rule in rules)]), column(rows).reshape(-1)
+def _rule_columns(rules: tuple[StepRule, ...]) -> tuple[I64, I64]:
+    """Return optimizers as the kernel reads them."""
+    ends = list(accumulate((len(r.rows) for r in rules), initial=0))
+    rows = [(int(r.lists), *r.state.tolist(), start, end, 0, 0, 0)
+            for r, start, end in zip(rules, ends[:-1], ends[1:], strict=True)]  # fmt: skip
+    steps = [row for r in rules for row in r.rows.tolist()]
+    return column(rows).reshape(-1), column(steps).reshape(-1)
 
 
 def _refusal(t: Templates, status: int, graph: int, node: int, kind: int) -> CnnliveError:
