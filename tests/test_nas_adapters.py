@@ -279,7 +279,7 @@ METRICS = ("params", "macs", "inference_peak", "training_peak:sgd")
 def candidates():
     """A space of each engine, more rows than one chunk takes, and what threads of this process give."""
     found = []
-    for space in (spaces.ofa_mobilenetv3(), spaces.nasbench201()):
+    for space in (spaces.nasbench_macro(), spaces.nasbench201(channels=4, cells=1)):
         rows = np.random.default_rng(0).integers(0, space.cardinalities, (150_000, space.n_genes))
         found.append((space, rows, space.evaluate(rows, METRICS)))
     return found
@@ -350,7 +350,7 @@ def test_an_executor_that_fails_in_the_middle_raises_and_leaves_nothing(candidat
         space = fresh(space)  # noqa: PLW2901 - so that nothing is looked up
         with pytest.raises(ConnectionError, match="the machine is gone"):
             space.evaluate(rows, METRICS, executor=Counting(fails_at=2))
-        limit = Limit(space, params=int(np.median(expected["params"])))
+        limit = Limit(space, training={"sgd": int(np.median(expected["training_peak:sgd"]))})
         with pytest.raises(ConnectionError):
             limit.violation(rows, executor=Counting(fails_at=2))
         # What was computed before it failed is not taken for the whole.
@@ -358,7 +358,7 @@ def test_an_executor_that_fails_in_the_middle_raises_and_leaves_nothing(candidat
 
 
 def test_a_table_whose_executor_fails_is_not_written(tmp_path):
-    space = spaces.nasbench201()
+    space = spaces.nasbench201(channels=4, cells=1)
     with pytest.raises(ConnectionError):
         write_table(space, tmp_path / "a.csv", chunk=5000, executor=Counting(fails_at=3))
     assert list(tmp_path.iterdir()) == []
