@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from cnnlive._kernels._jit import kernel
 from cnnlive._types import I64
 
+# An unsigned index needs no test for what Python means by -1 (4 % of the time of the whole kernel).
+U32 = NDArray[np.uint32]
 I32 = NDArray[np.int32]
 
 
 @kernel
-def sizes_peak(graph_ptr: I64, in_ptr: I64, in_idx: I32, nbytes: I64, last: I64, freed: I64, peak: I64) -> None:
+def sizes_peak(graph_ptr: I64, in_ptr: I64, in_idx: U32, nbytes: I64, last: I64, freed: I64, peak: I64) -> None:
     """Fill ``peak`` (n_graphs,): most bytes alive at once where each node writes one tensor of ``nbytes``.
 
     The last node of a graph is its output. ``last`` and ``freed`` are scratch, as long as the largest graph has
@@ -78,21 +80,18 @@ def shape_of(
     a: int,
     z: int,
     attr: I64,
-    in_idx: I32,
+    in_idx: U32,
     start: int,
     stop: int,
     batch: int,
     first: int,
     n_out: int,
-    row: I64,
-    rank: I64,
-    dims: I64,
-    numel: I64,
+    work: I64,
 ) -> int:
-    """Fill ``rank``, ``dims`` and ``numel`` of the tensors ``first .. first + n_out`` that one op writes.
+    """Fill rows ``first .. first + n_out`` of ``work`` with the shapes of the tensors that one op writes.
 
-    `rule` and ``attr[a:z]`` are as in :mod:`cnnlive._kernels.shapes`, of which this gives the results; the dimensions
-    of a tensor stand in row ``row[tensor]`` of ``dims``.
+    A row holds six dimensions, unused ones 1, their number, and the elements. Column 8 of a tensor's row says which row
+    holds its shape. `rule` and ``attr[a:z]`` are as in :mod:`cnnlive._kernels.shapes`, of which this gives the results.
 
     Returns
     -------
@@ -104,44 +103,44 @@ def shape_of(
     moved = 0
     x = 0
     if stop > start:
-        x = row[in_idx[start]]
+        x = work[in_idx[start], 8]
     for i in range(6):
-        dims[t, i] = 1
+        work[t, i] = 1
     if rule == 0:  # input
-        rank[t] = z - a
+        work[t, 6] = z - a
         for i in range(z - a):
-            dims[t, i] = attr[a + i]
+            work[t, i] = attr[a + i]
         if batch > 0:
-            dims[t, 0] = batch
+            work[t, 0] = batch
     elif rule == 1:  # literal dimensions, the first may scale with the batch
         for t in range(first, first + n_out):
             r = attr[a]
-            rank[t] = r
+            work[t, 6] = r
             for i in range(r, 6):
-                dims[t, i] = 1
+                work[t, i] = 1
             for i in range(r):
-                dims[t, i] = attr[a + 2 + i]
+                work[t, i] = attr[a + 2 + i]
             if attr[a + 1] != 0:
-                dims[t, 0] *= dims[x, 0]
+                work[t, 0] *= work[x, 0]
             a += 2 + r
     elif rule == 2:  # same
-        rank[t] = rank[x]
+        work[t, 6] = work[x, 6]
         for i in range(6):
-            dims[t, i] = dims[x, i]
+            work[t, i] = work[x, i]
     elif rule == 3:  # convolution
         n_spatial = attr[a]
-        channels = dims[x, 1]
+        channels = work[x, 1]
         out = attr[a + 1]
         groups = attr[a + 2]
-        if rank[x] != n_spatial + 2 or out < 1 or groups < 1 or channels % groups != 0 or out % groups != 0:
+        if work[x, 6] != n_spatial + 2 or out < 1 or groups < 1 or channels % groups != 0 or out % groups != 0:
             return 1
-        rank[t] = n_spatial + 2
-        dims[t, 0] = dims[x, 0]
-        dims[t, 1] = out
+        work[t, 6] = n_spatial + 2
+        work[t, 0] = work[x, 0]
+        work[t, 1] = out
         mode = attr[a + 4]
         for i in range(n_spatial):
             c = a + 5 + 6 * i
-            n = dims[x, 2 + i]
+            n = work[x, 2 + i]
             if attr[a + 3] == 0:
                 size = window_of(n, attr[c], attr[c + 1], attr[c + 2], attr[c + 3], attr[c + 4], mode, attr[a + 3])
             elif mode != 0:
@@ -150,18 +149,18 @@ def shape_of(
                 size = (n - 1) * attr[c + 1] - attr[c + 2] - attr[c + 3] + attr[c + 4] * (attr[c] - 1) + attr[c + 5] + 1
             if size < 1:
                 return 1
-            dims[t, 2 + i] = size
+            work[t, 2 + i] = size
     elif rule == 4:  # pool
         n_spatial = attr[a]
-        if rank[x] != n_spatial + 2:
+        if work[x, 6] != n_spatial + 2:
             return 1
-        rank[t] = rank[x]
-        dims[t, 0] = dims[x, 0]
-        dims[t, 1] = dims[x, 1]
+        work[t, 6] = work[x, 6]
+        work[t, 0] = work[x, 0]
+        work[t, 1] = work[x, 1]
         for i in range(n_spatial):
             c = a + 3 + 5 * i
             size = window_of(
-                dims[x, 2 + i],
+                work[x, 2 + i],
                 attr[c],
                 attr[c + 1],
                 attr[c + 2],
@@ -172,163 +171,163 @@ def shape_of(
             )
             if size < 1:
                 return 1
-            dims[t, 2 + i] = size
+            work[t, 2 + i] = size
     elif rule == 5:  # pool to a given size, 0 keeps
-        if rank[x] != z - a + 2:
+        if work[x, 6] != z - a + 2:
             return 1
-        rank[t] = rank[x]
-        dims[t, 0] = dims[x, 0]
-        dims[t, 1] = dims[x, 1]
+        work[t, 6] = work[x, 6]
+        work[t, 0] = work[x, 0]
+        work[t, 1] = work[x, 1]
         for i in range(z - a):
-            dims[t, 2 + i] = attr[a + i] if attr[a + i] != 0 else dims[x, 2 + i]
+            work[t, 2 + i] = attr[a + i] if attr[a + i] != 0 else work[x, 2 + i]
     elif rule == 6:  # linear
-        if attr[a] < 1 or rank[x] < 1:
+        if attr[a] < 1 or work[x, 6] < 1:
             return 1
-        rank[t] = rank[x]
-        for i in range(rank[x] - 1):
-            dims[t, i] = dims[x, i]
-        dims[t, rank[x] - 1] = attr[a]
+        work[t, 6] = work[x, 6]
+        for i in range(work[x, 6] - 1):
+            work[t, i] = work[x, i]
+        work[t, work[x, 6] - 1] = attr[a]
     elif rule == 7 or rule == 9:  # matrix product and elementwise, leading dimensions broadcast
         kept = 2 if rule == 7 else 0
         r = 0
         for e in range(start, stop):
-            r = max(r, rank[row[in_idx[e]]])
-        rank[t] = r
+            r = max(r, work[work[in_idx[e], 8], 6])
+        work[t, 6] = r
         for e in range(start, stop):
-            y = row[in_idx[e]]
-            lead = r - rank[y]
-            if lead != 0 and dims[y, 0] != 1:
+            y = work[in_idx[e], 8]
+            lead = r - work[y, 6]
+            if lead != 0 and work[y, 0] != 1:
                 moved = 4
-            for i in range(rank[y] - kept):
-                n = dims[y, i]
-                if n != 1 and n != dims[t, lead + i]:
-                    if dims[t, lead + i] != 1:
+            for i in range(work[y, 6] - kept):
+                n = work[y, i]
+                if n != 1 and n != work[t, lead + i]:
+                    if work[t, lead + i] != 1:
                         return 1
-                    dims[t, lead + i] = n
+                    work[t, lead + i] = n
         if rule == 7:
-            y = row[in_idx[start + 1]]
-            if rank[x] < 2 or rank[y] < 2 or dims[x, rank[x] - 1] != dims[y, rank[y] - 2]:
+            y = work[in_idx[start + 1], 8]
+            if work[x, 6] < 2 or work[y, 6] < 2 or work[x, work[x, 6] - 1] != work[y, work[y, 6] - 2]:
                 return 1
-            dims[t, r - 2] = dims[x, rank[x] - 2]
-            dims[t, r - 1] = dims[y, rank[y] - 1]
+            work[t, r - 2] = work[x, work[x, 6] - 2]
+            work[t, r - 1] = work[y, work[y, 6] - 1]
             if r == 2:
                 moved = 4
     elif rule == 8:  # concat
         dim = attr[a]
-        if dim >= rank[x]:
+        if dim >= work[x, 6]:
             return 1
-        rank[t] = rank[x]
+        work[t, 6] = work[x, 6]
         for i in range(6):
-            dims[t, i] = dims[x, i]
+            work[t, i] = work[x, i]
         total = 0
         for e in range(start, stop):
-            y = row[in_idx[e]]
-            wrong = rank[y] != rank[x]
+            y = work[in_idx[e], 8]
+            wrong = work[y, 6] != work[x, 6]
             for i in range(6):
-                wrong |= i != dim and dims[y, i] != dims[x, i]
+                wrong |= i != dim and work[y, i] != work[x, i]
             if wrong:
                 return 1
-            total += dims[y, dim]
-        dims[t, dim] = total
+            total += work[y, dim]
+        work[t, dim] = total
     elif rule == 10:  # reshape: 0 keeps, -1 is what remains
-        rank[t] = z - a
+        work[t, 6] = z - a
         known = 1
         rest = -1
         if attr[a] != 0:
             moved = 4
         for i in range(z - a):
             n = attr[a + i]
-            if n == 0 and i < rank[x]:
-                n = dims[x, i]
+            if n == 0 and i < work[x, 6]:
+                n = work[x, i]
             if n == -1:
                 rest = i
             else:
-                dims[t, i] = n
+                work[t, i] = n
                 known *= n
         if rest >= 0:
-            if known < 1 or numel[x] % known != 0:
+            if known < 1 or work[x, 7] % known != 0:
                 return 1
-            dims[t, rest] = numel[x] // known
-        elif known != numel[x]:
+            work[t, rest] = work[x, 7] // known
+        elif known != work[x, 7]:
             return 1
     elif rule == 11:  # flatten
         low = attr[a]
         high = attr[a + 1]
-        if high >= rank[x]:
+        if high >= work[x, 6]:
             return 1
         if low == 0 and high != 0:
             moved = 4
-        rank[t] = rank[x] - (high - low)
+        work[t, 6] = work[x, 6] - (high - low)
         for i in range(low):
-            dims[t, i] = dims[x, i]
+            work[t, i] = work[x, i]
         for i in range(low, high + 1):
-            dims[t, low] *= dims[x, i]
-        for i in range(high + 1, rank[x]):
-            dims[t, i - (high - low)] = dims[x, i]
+            work[t, low] *= work[x, i]
+        for i in range(high + 1, work[x, 6]):
+            work[t, i - (high - low)] = work[x, i]
     elif rule == 12:  # permute
-        if z - a != rank[x]:
+        if z - a != work[x, 6]:
             return 1
-        rank[t] = rank[x]
+        work[t, 6] = work[x, 6]
         if attr[a] != 0:
             moved = 4
-        for i in range(rank[x]):
-            dims[t, i] = dims[x, attr[a + i]]
+        for i in range(work[x, 6]):
+            work[t, i] = work[x, attr[a + i]]
     elif rule == 13:  # reduce; the dimensions ascend
         r = 0
         c = a + 1
-        for i in range(rank[x]):
+        for i in range(work[x, 6]):
             if c < z and attr[c] == i:
                 c += 1
                 r += attr[a]
             else:
-                dims[t, r] = dims[x, i]
+                work[t, r] = work[x, i]
                 r += 1
-        rank[t] = r
+        work[t, 6] = r
     elif rule == 14:  # resize
-        if (z - a - 1) != (rank[x] - 2) * (1 if attr[a] == 0 else 2):
+        if (z - a - 1) != (work[x, 6] - 2) * (1 if attr[a] == 0 else 2):
             return 1
-        rank[t] = rank[x]
-        dims[t, 0] = dims[x, 0]
-        dims[t, 1] = dims[x, 1]
-        for i in range(rank[x] - 2):
+        work[t, 6] = work[x, 6]
+        work[t, 0] = work[x, 0]
+        work[t, 1] = work[x, 1]
+        for i in range(work[x, 6] - 2):
             if attr[a] == 0:
-                dims[t, 2 + i] = attr[a + 1 + i]
+                work[t, 2 + i] = attr[a + 1 + i]
             else:
                 factor = float(attr[a + 1 + 2 * i])
                 for _ in range(-attr[a + 2 + 2 * i]):
                     factor *= 0.5
                 for _ in range(attr[a + 2 + 2 * i]):
                     factor *= 2.0
-                dims[t, 2 + i] = int(dims[x, 2 + i] * factor)
-            if dims[t, 2 + i] < 1:
+                work[t, 2 + i] = int(work[x, 2 + i] * factor)
+            if work[t, 2 + i] < 1:
                 return 1
     elif rule == 15:  # split
         dim = attr[a]
         chunks = attr[a + 1]
-        if dim >= rank[x]:
+        if dim >= work[x, 6]:
             return 1
-        left = dims[x, dim]
+        left = work[x, dim]
         size = (left + chunks - 1) // chunks if chunks > 0 else 0
         for k in range(n_out):
             t = first + k
-            rank[t] = rank[x]
+            work[t, 6] = work[x, 6]
             for i in range(6):
-                dims[t, i] = dims[x, i]
+                work[t, i] = work[x, i]
             n = min(size, left) if chunks > 0 else attr[a + 2 + k]
             if n < 1:
                 return 1
-            dims[t, dim] = n
+            work[t, dim] = n
             left -= n
         if left != 0:
             return 1
     elif rule == 16:  # slice
-        rank[t] = rank[x]
+        work[t, 6] = work[x, 6]
         for i in range(6):
-            dims[t, i] = dims[x, i]
+            work[t, i] = work[x, i]
         for c in range(a, z, 4):
-            if attr[c] >= rank[x]:
+            if attr[c] >= work[x, 6]:
                 return 1
-            n = dims[x, attr[c]]
+            n = work[x, attr[c]]
             low = attr[c + 1]
             high = attr[c + 2]
             step = attr[c + 3]
@@ -341,103 +340,103 @@ def shape_of(
             size = (high - low + step - 1) // step if step > 0 else (low - high - step - 1) // -step
             if size < 1:
                 return 1
-            dims[t, attr[c]] = size
+            work[t, attr[c]] = size
     elif rule == 17:  # pad, the last dimension first
-        r = rank[x]
+        r = work[x, 6]
         if (z - a) // 2 > r:
             return 1
-        rank[t] = r
+        work[t, 6] = r
         for i in range(r):
-            dims[t, i] = dims[x, i]
+            work[t, i] = work[x, i]
         for i in range((z - a) // 2):
-            dims[t, r - 1 - i] += attr[a + 2 * i] + attr[a + 2 * i + 1]
-            if dims[t, r - 1 - i] < 1:
+            work[t, r - 1 - i] += attr[a + 2 * i] + attr[a + 2 * i + 1]
+            if work[t, r - 1 - i] < 1:
                 return 1
     elif rule == 18:  # squeeze; the dimensions ascend
         r = 0
         c = a
-        for i in range(rank[x]):
+        for i in range(work[x, 6]):
             if c < z and attr[c] == i:
                 c += 1
-                if dims[x, i] != 1:
+                if work[x, i] != 1:
                     return 1
             else:
-                dims[t, r] = dims[x, i]
+                work[t, r] = work[x, i]
                 r += 1
-        rank[t] = r
+        work[t, 6] = r
     elif rule == 19:  # unsqueeze; the dimensions ascend
         c = a
         k = 0
-        rank[t] = rank[x] + z - a
-        if rank[t] > 6:
+        work[t, 6] = work[x, 6] + z - a
+        if work[t, 6] > 6:
             return 1
         if attr[a] == 0:
             moved = 4
-        for i in range(rank[t]):
+        for i in range(work[t, 6]):
             if c < z and attr[c] == i:
                 c += 1
             else:
-                dims[t, i] = dims[x, k]
+                work[t, i] = work[x, k]
                 k += 1
     elif rule == 20:  # pixel shuffle and its inverse
         f = attr[a]
-        if rank[x] != 4 or f < 1:
+        if work[x, 6] != 4 or f < 1:
             return 1
-        rank[t] = 4
-        dims[t, 0] = dims[x, 0]
+        work[t, 6] = 4
+        work[t, 0] = work[x, 0]
         if attr[a + 1] != 0:
-            if dims[x, 1] % (f * f) != 0:
+            if work[x, 1] % (f * f) != 0:
                 return 1
-            dims[t, 1] = dims[x, 1] // (f * f)
-            dims[t, 2] = dims[x, 2] * f
-            dims[t, 3] = dims[x, 3] * f
+            work[t, 1] = work[x, 1] // (f * f)
+            work[t, 2] = work[x, 2] * f
+            work[t, 3] = work[x, 3] * f
         else:
-            if dims[x, 2] % f != 0 or dims[x, 3] % f != 0:
+            if work[x, 2] % f != 0 or work[x, 3] % f != 0:
                 return 1
-            dims[t, 1] = dims[x, 1] * f * f
-            dims[t, 2] = dims[x, 2] // f
-            dims[t, 3] = dims[x, 3] // f
+            work[t, 1] = work[x, 1] * f * f
+            work[t, 2] = work[x, 2] // f
+            work[t, 3] = work[x, 3] // f
     else:  # expand, 0 keeps
-        rank[t] = z - a
-        lead = rank[t] - rank[x]
+        work[t, 6] = z - a
+        lead = work[t, 6] - work[x, 6]
         if lead < 0:
             return 1
         if lead != 0:
             moved = 4
-        for i in range(rank[t]):
-            n = dims[x, i - lead] if i >= lead else 1
+        for i in range(work[t, 6]):
+            n = work[x, i - lead] if i >= lead else 1
             if attr[a + i] != 0:
                 if n != 1 and n != attr[a + i]:
                     return 1
                 n = attr[a + i]
-            dims[t, i] = n
+            work[t, i] = n
     if (rule == 4 or rule == 5) and n_out == 2:
-        rank[first + 1] = rank[first]
+        work[first + 1, 6] = work[first, 6]
         for i in range(6):
-            dims[first + 1, i] = dims[first, i]
+            work[first + 1, i] = work[first, i]
     for t in range(first, first + n_out):
         total = 1
         wide = 0
         for i in range(6):
             # Two factors below 2**31 have a product below 2**62; a product that wrapped may be negative.
-            wide |= total | dims[t, i]
-            total *= dims[t, i]
+            wide |= total | work[t, i]
+            total *= work[t, i]
         if wide < 0 or wide >= 2147483648:
             real = 1.0
             for i in range(6):
-                real *= dims[t, i]
+                real *= work[t, i]
             if real >= 4611686018427387904.0:
                 return 2
-        numel[t] = total
+        work[t, 7] = total
     return moved
 
 
 @kernel
 def evaluate_graphs(
     graph_ptr: I64,
-    kind: I32,
+    kind: U32,
     in_ptr: I64,
-    in_idx: I32,
+    in_idx: U32,
     free: I32,
     output_ptr: I64,
     output_idx: I32,
@@ -450,20 +449,8 @@ def evaluate_graphs(
     batch: int,
     keeps_inputs: int,
     reuse: int,
-    row: I64,
-    rank: I64,
-    dims: I64,
-    numel: I64,
-    buffer: I64,
-    last: I64,
-    own: I64,
-    uses: I64,
-    next_held: I64,
-    made: I64,
-    scratch: I64,
-    freed: I64,
-    held_at: I64,
-    inputs: I64,
+    work: I64,
+    steps: I64,
     sizes: I64,
     beside: I64,
     classes: I64,
@@ -486,8 +473,11 @@ def evaluate_graphs(
     until : (n_tensors,), or (0,)
         Op of the graph through which eager Python holds each tensor.
     table : (n_kinds, 32)
-        0: rule that this kernel has lines for: 0 same shape, 1 convolution of images, 2 elementwise; 3 what
-        :func:`shape_of` knows. 1 and 2: where its columns in `attr` begin and end. 3: `share` as in
+        0: the rule that this kernel has lines for, 0 same shape, 1 convolution of images, 2 elementwise, 3 what
+        :func:`shape_of` knows; plus 4 if values are free, 8 if anything is counted, 16 if the op allocates something
+        that it drops (or columns 16 and 17 name dimensions), 32 if its output is a view, 64 if it has several or is
+        a network input. 1 and 2: where its columns in `attr` begin and end; of a convolution of images, 2 and 20: which
+        free value is the number of channels and of groups, -1: none. 3: `share` as in
         :func:`cnnlive._kernels.liveness.live_ranges`. 4: bytes per element of its first output; 5: the same if it
         allocates that itself, else 0. 6: `weight_rule`. 7 and 8: how many weights, and vectors, are parameters;
         9 and 10: bytes of what they and buffers hold, per element; 11: bytes of counters. 12: `macs_rule`. 13: what an
@@ -507,10 +497,13 @@ def evaluate_graphs(
         First dimension of every network input; 0: as written.
     keeps_inputs, reuse : int
         1: network inputs live to the end; ops may take over what dies (`share` 2 and 3).
-    row, rank, dims, numel, buffer, last, own, uses, next_held : scratch, as long as a graph has tensors
-        ``dims`` is (n, 6).
-    made, scratch, freed, held_at, inputs : scratch, as long as a graph has ops
-        ``freed`` has to hold 0, ``held_at`` -1; so they do again afterwards unless the status is not 0.
+    work : (n, 16) scratch, as long as the largest graph has tensors
+        A tensor's dimensions (0 to 5), their number, its elements; 8: the row that holds those; 9: the tensor whose
+        bytes it shares. Of a tensor with bytes of its own, 10: the last step that needs them, 11: how many they are,
+        12: uses to come. 13: the next tensor held through the same op.
+    steps : (n, 8) scratch, as long as the largest graph has ops
+        Bytes that a step makes, that it drops itself, and that go after it; the first tensor held through it; network
+        inputs. The third column has to hold 0, the fourth -1; so they do again afterwards unless the status is not 0.
     sizes, beside, classes : (n_ops, 4), (n_ops,) and (n_graphs,), or (0, 4), (0,) and (0,)
         Where they are wanted: elements of each op's first output, of a weight, of a vector, and the product of the
         dimensions that columns 16 and 17 name; bytes that an op allocates and drops; the second dimension of each
@@ -551,14 +544,13 @@ def evaluate_graphs(
             op = first_op + s
             k = kind[op]
             stop = in_ptr[op + 1] - edge_0
+            flags = table[k, 0]
+            code = flags & 3
             a = table[k, 1]
-            for p in range(table[k, 18], table[k, 19]):
-                attr[patch[p, 0]] = free[op, patch[p, 1]]
-            code = table[k, 0]
             # An op without inputs has a rule that looks at none.
             x = t
             if stop > start:
-                x = row[in_idx[start]]
+                x = work[in_idx[start], 8]
             r = x
             n_out = 1
             weight = 1
@@ -567,29 +559,34 @@ def evaluate_graphs(
             if code == 2:  # elementwise: most inputs are of one shape
                 code = 0
                 for e in range(start + 1, stop):
-                    y = row[in_idx[e]]
+                    y = work[in_idx[e], 8]
                     if y != x:
-                        same = rank[y] == rank[x]
+                        same = work[y, 6] == work[x, 6]
                         for i in range(6):
-                            same &= dims[y, i] == dims[x, i]
+                            same &= work[y, i] == work[x, i]
                         if not same:
                             code = 3
             if code == 0:  # the shape of the first input, which is not copied
-                row[t] = x
+                work[t, 8] = x
                 if table[k, 6] == 3:
-                    vector = dims[x, 1]
+                    vector = work[x, 1]
                     weight = vector
                 elif table[k, 6] == 4:
-                    for i in range(rank[x] - table[k, 22], rank[x]):
-                        vector *= dims[x, i]
+                    for i in range(work[x, 6] - table[k, 22], work[x, 6]):
+                        vector *= work[x, i]
                     weight = vector
             elif code == 1:  # convolution of images
-                channels = dims[x, 1]
+                channels = work[x, 1]
                 out = attr[a + 1]
                 groups = attr[a + 2]
-                h = dims[x, 2] + table[k, 26]
-                w = dims[x, 3] + table[k, 28]
-                if rank[x] != 4 or h < 0 or w < 0 or out < 1 or groups < 1:
+                if flags & 4:
+                    if table[k, 2] >= 0:
+                        out = free[op, table[k, 2]]
+                    if table[k, 20] >= 0:
+                        groups = free[op, table[k, 20]]
+                h = work[x, 2] + table[k, 26]
+                w = work[x, 3] + table[k, 28]
+                if work[x, 6] != 4 or h < 0 or w < 0 or out < 1 or groups < 1:
                     return 1, g, s
                 if groups != 1:
                     filters = channels // groups
@@ -603,25 +600,25 @@ def evaluate_graphs(
                 h += 1
                 w += 1
                 r = t
-                row[t] = t
-                rank[t] = 4
-                dims[t, 0] = dims[x, 0]
-                dims[t, 1] = out
-                dims[t, 2] = h
-                dims[t, 3] = w
-                dims[t, 4] = 1
-                dims[t, 5] = 1
-                rows = dims[x, 0] * out
+                work[t, 8] = t
+                work[t, 6] = 4
+                work[t, 0] = work[x, 0]
+                work[t, 1] = out
+                work[t, 2] = h
+                work[t, 3] = w
+                work[t, 4] = 1
+                work[t, 5] = 1
+                rows = work[x, 0] * out
                 area = h * w
                 per_output = table[k, 30] * channels
                 vector = out
                 weight = per_output * out
-                numel[t] = rows * area
+                work[t, 7] = rows * area
                 if table[k, 12] != 0:
-                    products = numel[t] * per_output
+                    products = work[t, 7] * per_output
                 # Factors below 2**31 have a product below 2**62, and none of these has more than two.
-                if (dims[x, 0] | out | h | w | rows | area | per_output | numel[t]) >= 2147483648:
-                    real = float(dims[x, 0]) * float(out) * float(h) * float(w)
+                if (work[x, 0] | out | h | w | rows | area | per_output | work[t, 7]) >= 2147483648:
+                    real = float(work[x, 0]) * float(out) * float(h) * float(w)
                     taps = float(table[k, 30]) * float(channels)
                     if real >= 4611686018427387904.0:
                         return 2, g, s
@@ -630,21 +627,22 @@ def evaluate_graphs(
                     if table[k, 12] != 0 and real * taps >= 4611686018427387904.0:
                         return 3, g, s
             else:
-                if table[k, 21] != 0 and rank[x] != table[k, 21]:
+                if table[k, 21] != 0 and work[x, 6] != table[k, 21]:
                     return 1, g, s
+                if flags & 4:
+                    for p in range(table[k, 18], table[k, 19]):
+                        attr[patch[p, 0]] = free[op, patch[p, 1]]
                 n_out = table[k, 23]
                 r = t
                 for i in range(n_out):
-                    row[t + i] = t + i
-                status = shape_of(
-                    table[k, 20], a, table[k, 2], attr, in_idx, start, stop, batch, t, n_out, row, rank, dims, numel
-                )
+                    work[t + i, 8] = t + i
+                status = shape_of(table[k, 20], a, table[k, 2], attr, in_idx, start, stop, batch, t, n_out, work)
                 if status == 4:
                     moved = 7
                 elif status != 0:
                     return status, g, s
                 if table[k, 6] == 1:
-                    taps = float(dims[x, 1]) * float(attr[a + 1])
+                    taps = float(work[x, 1]) * float(attr[a + 1])
                     for i in range(attr[a]):
                         weight *= attr[a + 5 + 6 * i]
                         taps *= float(attr[a + 5 + 6 * i])
@@ -652,86 +650,92 @@ def evaluate_graphs(
                         return 6, g, s
                     vector = attr[a + 1]
                     # A transposed one has filters per input channel; the product is the same.
-                    weight = weight * dims[x, 1] * vector // attr[a + 2]
+                    weight = weight * work[x, 1] * vector // attr[a + 2]
                 elif table[k, 6] == 2:
                     vector = attr[a]
-                    if float(vector) * float(dims[x, rank[x] - 1]) >= 72057594037927936.0:
+                    if float(vector) * float(work[x, work[x, 6] - 1]) >= 72057594037927936.0:
                         return 6, g, s
-                    weight = vector * dims[x, rank[x] - 1]
+                    weight = vector * work[x, work[x, 6] - 1]
                 elif table[k, 6] == 3:
-                    vector = dims[x, 1]
+                    vector = work[x, 1]
                     weight = vector
                 elif table[k, 6] == 4:
-                    for i in range(rank[x] - table[k, 22], rank[x]):
-                        vector *= dims[x, i]
+                    for i in range(work[x, 6] - table[k, 22], work[x, 6]):
+                        vector *= work[x, i]
                     weight = vector
                 if table[k, 12] != 0:
-                    positions = numel[t]
+                    positions = work[t, 7]
                     if table[k, 12] == 3:
-                        per_output = dims[x, rank[x] - 1]
+                        per_output = work[x, work[x, 6] - 1]
                     elif table[k, 12] == 1 and attr[a + 3] != 0:
                         # Every input element meets the filters of its channel once.
-                        positions = numel[x]
-                        per_output = weight // dims[x, 1]
+                        positions = work[x, 7]
+                        per_output = weight // work[x, 1]
                     else:
                         per_output = weight // vector
                     if float(positions) * float(per_output) >= 4611686018427387904.0:
                         return 3, g, s
                     products = positions * per_output
-            size = numel[r]
+            size = work[r, 7]
             widest |= size
-            params += table[k, 7] * weight + table[k, 8] * vector
-            stored += table[k, 9] * weight + table[k, 10] * vector + table[k, 11]
-            macs += products + table[k, 13] * size
-            if ((params >> 59) | (stored >> 62) | (macs >> 62) | ((weight | vector) >> 56)) != 0:
-                return (5 if macs >> 62 != 0 else 6), g, s
+            if flags & 8:
+                params += table[k, 7] * weight + table[k, 8] * vector
+                stored += table[k, 9] * weight + table[k, 10] * vector + table[k, 11]
+                macs += products + table[k, 13] * size
+                if ((params >> 59) | (stored >> 62) | (macs >> 62) | ((weight | vector) >> 56)) != 0:
+                    return (5 if macs >> 62 != 0 else 6), g, s
+            beside_bytes = 0
             groups = 1
-            for i in range(table[k, 16], table[k, 17]):
-                groups *= dims[x, i]
-            scratch[s] = table[k, 14] * size + table[k, 15] * groups
+            if flags & 16:
+                for i in range(table[k, 16], table[k, 17]):
+                    groups *= work[x, i]
+                beside_bytes = table[k, 14] * size + table[k, 15] * groups
+            steps[s, 1] = beside_bytes
             if sizes.shape[0] != 0:
                 sizes[op, 0] = size
                 sizes[op, 1] = weight
                 sizes[op, 2] = vector
                 sizes[op, 3] = groups
-                beside[op] = scratch[s]
+                beside[op] = beside_bytes
             allocated = table[k, bytes_at] * size
-            own[t] = allocated
+            work[t, 11] = allocated
+            steps[s, 0] = allocated
             if reuse == 0:
                 target = t
                 if stop > start:
-                    if table[k, 3] == 1:
-                        target = buffer[in_idx[start]]
-                    last[buffer[in_idx[start]]] = s
-                    last[buffer[in_idx[stop - 1]]] = s
-                    for e in range(start + 1, stop - 1):
-                        last[buffer[in_idx[e]]] = s
-                buffer[t] = target
-                last[t] = s
-            if n_out > 1:
+                    b = work[in_idx[start], 9]
+                    work[b, 10] = s
+                    if flags & 32:
+                        target = b
+                    for e in range(start + 1, stop):
+                        work[work[in_idx[e], 9], 10] = s
+                work[t, 9] = target
+                work[t, 10] = s
+            if flags & 64:
+                if table[k, 25] == 1:
+                    # Network inputs are there from the first step.
+                    steps[s, 0] = 0
+                    steps[0, 0] += allocated
+                    steps[n_inputs, 4] = t
+                    n_inputs += 1
                 for i in range(1, n_out):
-                    size = numel[t + i]
+                    size = work[t + i, 7]
                     widest |= size
-                    own[t + i] = items[table[k, 24] + i] * size
+                    allocated = items[table[k, 24] + i] * size
                     if reuse == 0:
-                        if table[k, 3] == 1:
-                            own[t + i] = 0
-                        allocated += own[t + i]
-                        buffer[t + i] = buffer[t] if table[k, 3] == 1 else t + i
-                        last[t + i] = s
-            made[s] = allocated
-            if table[k, 25] == 1:
-                # Network inputs are there from the first step.
-                made[s] = 0
-                made[0] += allocated
-                inputs[n_inputs] = t
-                n_inputs += 1
+                        work[t + i, 9] = t + i
+                        work[t + i, 10] = s
+                        if flags & 32:
+                            work[t + i, 9] = target
+                            allocated = 0
+                        steps[s, 0] += allocated
+                    work[t + i, 11] = allocated
             t += n_out
             start = stop
         if float(widest) * float(n_tensors) >= 576460752303423488.0:
             total = 0.0
             for t in range(n_tensors):
-                total += float(numel[row[t]])
+                total += float(work[work[t, 8], 7])
             if total >= 576460752303423488.0:
                 return 4, g, n - 1
         first_output = output_ptr[g] - output_0
@@ -740,33 +744,33 @@ def evaluate_graphs(
         if reuse != 0:
             # Uses of each tensor: by ops, by what holds it longer than those, and by whoever never lets it go.
             for t in range(n_tensors):
-                uses[t] = 0
+                work[t, 12] = 0
             start = first_edge
             t = 0
             for s in range(n):
                 k = kind[first_op + s]
                 stop = in_ptr[first_op + s + 1] - edge_0
                 for _ in range(table[k, 23]):
-                    last[t] = s
+                    work[t, 10] = s
                     if table[k, 25] == 2:
-                        uses[t] = 1
-                        own[t] = 0
+                        work[t, 12] = 1
+                        work[t, 11] = 0
                     t += 1
                 for e in range(start, stop):
-                    uses[in_idx[e]] += 1
-                    last[in_idx[e]] = s
+                    work[in_idx[e], 12] += 1
+                    work[in_idx[e], 10] = s
                 start = stop
             if held:
                 for t in range(n_tensors):
                     o = until[first_tensor + t]
-                    if o > last[t]:
-                        uses[t] += 1
-                        next_held[t] = held_at[o]
-                        held_at[o] = t
+                    if o > work[t, 10]:
+                        work[t, 12] += 1
+                        work[t, 13] = steps[o, 3]
+                        steps[o, 3] = t
             for o in range(first_output, end_output):
-                uses[output_idx[o]] += 1
+                work[output_idx[o], 12] += 1
             for i in range(n_inputs):
-                uses[inputs[i]] += keeps_inputs
+                work[steps[i, 4], 12] += keeps_inputs
             start = first_edge
             t = 0
             for s in range(n):
@@ -775,64 +779,64 @@ def evaluate_graphs(
                 share = table[k, 3]
                 root = -1
                 if share == 1:
-                    root = buffer[in_idx[start]]
+                    root = work[in_idx[start], 9]
                 for e in range(start, stop):
-                    b = buffer[in_idx[e]]
-                    last[b] = s
-                    uses[b] -= 1
-                h = held_at[s]
+                    b = work[in_idx[e], 9]
+                    work[b, 10] = s
+                    work[b, 12] -= 1
+                h = steps[s, 3]
                 while h >= 0:
-                    b = buffer[h]
-                    last[b] = s
-                    uses[b] -= 1
-                    h = next_held[h]
-                held_at[s] = -1
+                    b = work[h, 9]
+                    work[b, 10] = s
+                    work[b, 12] -= 1
+                    h = work[h, 13]
+                steps[s, 3] = -1
                 for e in range(start, start + share - 1):
                     y = in_idx[e]
-                    b = buffer[y]
-                    if root < 0 and uses[b] == 0 and own[b] == own[t] and own[y] == own[t]:
+                    b = work[y, 9]
+                    if root < 0 and work[b, 12] == 0 and work[b, 11] == work[t, 11] and work[y, 11] == work[t, 11]:
                         root = b
                 allocated = 0
                 for _ in range(table[k, 23]):
                     if root < 0:
-                        buffer[t] = t
-                        last[t] = s
-                        allocated += own[t]
+                        work[t, 9] = t
+                        work[t, 10] = s
+                        allocated += work[t, 11]
                     else:
-                        buffer[t] = root
-                        uses[root] += uses[t]
+                        work[t, 9] = root
+                        work[root, 12] += work[t, 12]
                     t += 1
                 if table[k, 25] != 1:
-                    made[s] = allocated
+                    steps[s, 0] = allocated
                 start = stop
             for t in range(n_tensors):
-                if buffer[t] != t:
-                    own[t] = 0
+                if work[t, 9] != t:
+                    work[t, 11] = 0
         elif held:
             for t in range(n_tensors):
-                b = buffer[t]
-                last[b] = max(last[b], until[first_tensor + t])
+                b = work[t, 9]
+                work[b, 10] = max(work[b, 10], until[first_tensor + t])
         for o in range(first_output, end_output):
-            last[buffer[output_idx[o]]] = n - 1
+            work[work[output_idx[o], 9], 10] = n - 1
         if keeps_inputs != 0:
             for i in range(n_inputs):
-                last[inputs[i]] = n - 1
+                work[steps[i, 4], 10] = n - 1
         for t in range(n_tensors):
-            freed[last[t]] += own[t]
+            steps[work[t, 10], 2] += work[t, 11]
         live = 0
         peak = 0
         for s in range(n):
-            live += made[s]
-            peak = max(peak, live + scratch[s])
-            live -= freed[s]
-            freed[s] = 0
+            live += steps[s, 0]
+            peak = max(peak, live + steps[s, 1])
+            live -= steps[s, 2]
+            steps[s, 2] = 0
         found[g, 0] = params
         found[g, 1] = macs
         found[g, 2] = stored
         found[g, 3] = peak
         if classes.shape[0] != 0:
-            r = row[output_idx[first_output]]
-            classes[g] = dims[r, 1] if rank[r] > 1 else 0
+            r = work[output_idx[first_output], 8]
+            classes[g] = work[r, 1] if work[r, 6] > 1 else 0
     return moved, graph_ptr.shape[0] - 1, 0
 
 
@@ -840,9 +844,9 @@ def evaluate_graphs(
 def first_fault(
     graph_ptr: I64,
     tensor_ptr: I64,
-    kind: I32,
+    kind: U32,
     in_ptr: I64,
-    in_idx: I32,
+    in_idx: U32,
     free: I32,
     output_ptr: I64,
     output_idx: I32,
@@ -877,14 +881,14 @@ def first_fault(
         for s in range(n):
             op = first_op + s
             k = kind[op]
-            if k < 0 or k >= n_kinds:
+            if k >= n_kinds:
                 return 2, g, s
             stop = in_ptr[op + 1]
             n_in = stop - start
             if n_in < inputs[k, 0] or (inputs[k, 1] >= 0 and n_in > inputs[k, 1]):
                 return 4, g, s
             for e in range(start, stop):
-                if in_idx[e] < 0 or in_idx[e] >= t:
+                if in_idx[e] >= t:
                     return 3, g, s
             for i in range(2):
                 if uses[k, i] != 0 and free[op, i] < least[k, i]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,8 +16,10 @@ from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Colu
 from cnnlive.errors import CnnliveError, GraphError, LoweringError, OrderError, ShapeError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered, lower
-from cnnlive.nas._chunks import run_chunks
+from cnnlive.nas._chunks import chunk_bounds, run_chunks
 from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
+from cnnlive.nas.steps import StepRule, read_step
+from cnnlive.nas.training import Scratch, Templates, templates, train
 from cnnlive.plan.optimizers import Optimizer
 from cnnlive.plan.order import minimum_peak, minimum_peaks, share_codes
 from cnnlive.plan.training import plan_training
@@ -375,7 +378,7 @@ class Batch(Columns):
                 raise LoweringError(f"{_place(ptr, op)}: {wrong}")
         _check(batch)
         if len(batch):
-            batch._inference(read_setting(), 0, True, 1, None)
+            batch._ask(read_setting(), 0, True, None, 1, None)
         return batch
 
     @classmethod
@@ -520,27 +523,30 @@ class Batch(Columns):
             found = self._cache["framed"] = replace(self, until=until, _cache={})
         return found
 
-    def _inference(self, setting: Setting, at: int, macs: bool, threads: int | None, executor: Executor | None) -> I64:
-        """Return parameters, multiply-accumulates, bytes of weights and peak of each graph, (n, 4).
+    def _ask(
+        self, setting: Setting, at: int, macs: bool, training: _Training | None, threads: int | None,
+        executor: Executor | None,
+    ) -> I64:  # fmt: skip
+        """Return parameters, multiply-accumulates, bytes of weights and peak of each graph, then columns of training.
 
         `at` is the batch, 0: as written.
         """
         rules = setting.profile
         batch = self.fused() if rules.fuse else self
-        batch = batch.framed() if rules.frames else batch
+        batch = batch.framed() if rules.frames or training else batch
         program = batch._program(setting, macs)
         # What travels to a chunk is arrays alone.
-        plain = replace(batch, palette=None, nets=(), until=batch.until if rules.frames else _NO_UNTIL)
-        flags = (at, int(rules.keeps_inputs), int(rules.inplace == "dead"))
+        plain = replace(batch, palette=None, nets=())
+        question = _Question(program, at, int(rules.keeps_inputs), int(rules.inplace == "dead"), rules.frames, training)
 
         def task(begin: int, end: int) -> tuple[Any, tuple[Any, ...]]:
-            return _answer, (plain[begin:end], program, *flags)
+            return _answer, (plain[begin:end], question)
 
         try:
             parts = run_chunks(batch.graph_ptr, task, threads=threads, executor=executor)
         except _Failed as failed:
             raise batch._words(failed, at) from None
-        return np.concatenate(parts) if parts else np.zeros((0, 4), np.int64)
+        return np.concatenate(parts)
 
     def _minimum(self, setting: Setting, threads: int | None, executor: Executor | None) -> I64:
         """Return the least peak of each graph over all orders."""
@@ -568,10 +574,17 @@ class Batch(Columns):
         except _Failed as failed:
             raise self._words(failed, setting.batch) from None
 
-    def _training(
+    def _of_nodes(self, setting: Setting, metrics: Sequence[Metric]) -> _Training:
+        """Return what training the nodes of a palette costs, by kind and optimizer."""
+        assert self.palette is not None
+        made = templates(self.palette, precision=setting.precision, device=setting.device, loss=setting.loss)
+        rules = tuple(read_step(m.optimizer, setting.device, made.item) for m in metrics if m.optimizer is not None)
+        return _Training(made, rules)
+
+    def _of_nets(
         self, setting: Setting, metrics: Sequence[Metric], threads: int | None, executor: Executor | None
     ) -> dict[str, I64]:
-        """Return the columns of metrics of training."""
+        """Return the columns of metrics of training, of lowered graphs."""
         if not self.nets:
             raise GraphError("training needs a batch made of graphs, lowered graphs or nodes of a palette")
 
@@ -703,16 +716,20 @@ def evaluate_batch(
         return _of_sizes(many, asked, setting, threads, executor)
     names = {metric.name for metric in asked}
     found: dict[str, I64] = {}
-    if names & _INFERENCE:
-        columns = many._inference(setting, setting.batch, "macs" in names, threads, executor)
+    trained = tuple(metric for metric in asked if metric.name in ("saved", "training_peak"))
+    nodes = many._of_nodes(setting, trained) if trained and many.palette is not None else None
+    if names & _INFERENCE or nodes is not None:
+        columns = many._ask(setting, setting.batch, "macs" in names, nodes, threads, executor)
         macs = columns[:, 1] * (2 if convention == "flops" else 1)
         found = {"params": columns[:, 0], "macs": macs, "weight_bytes": columns[:, 2],
                  "inference_peak": columns[:, 3], "inference_total": columns[:, 2] + columns[:, 3]}  # fmt: skip
+        if nodes is not None:
+            peaks = [metric.label for metric in trained if metric.optimizer is not None]
+            found |= {"saved": columns[:, 4], **{label: columns[:, 5 + i] for i, label in enumerate(peaks)}}
     if "minimum_peak" in names:
         found["minimum_peak"] = many._minimum(setting, threads, executor)
-    training = tuple(metric for metric in asked if metric.name in ("saved", "training_peak"))
-    if training:
-        found |= many._training(setting, training, threads, executor)
+    if trained and nodes is None:
+        found |= many._of_nets(setting, trained, threads, executor)
     return {m.label: np.ascontiguousarray(found[m.label if m.optimizer else m.name]) for m in asked}
 
 
@@ -740,42 +757,116 @@ class _Failed(Exception):  # noqa: N818 - never leaves the module: the batch wor
     """A kernel's status, the number of the graph, and the op."""
 
 
-def _answer(batch: Batch, program: _Program, at: int, keeps_inputs: int, reuse: int) -> I64:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Training:
+    """What training costs, by kind of node and by optimizer."""
+
+    templates: Templates
+    steps: tuple[StepRule, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Question:
+    """What every chunk of a batch is asked: table, batch size (0: as written), rules, whether frames hold values."""
+
+    program: _Program
+    at: int
+    keeps_inputs: int
+    reuse: int
+    frames: bool
+    training: _Training | None = None
+
+
+def _answer(batch: Batch, q: _Question) -> I64:
     """Evaluate a chunk; raises _Failed."""
-    found, moved, *_ = _run(batch, program, at, keeps_inputs, reuse)
-    if moved and at:
+    return _answer_inference(batch, q) if q.training is None else _answer_all(batch, q, q.training)
+
+
+def _answer_inference(batch: Batch, q: _Question) -> I64:
+    found, moved = _evaluate(batch, q, _nowhere())
+    if moved and q.at:
         # What weights there are is a matter of the graph as written.
-        found[:, 0::2] = _run(batch, program, 0, keeps_inputs, reuse)[0][:, 0::2]
+        found[:, 0:3:2] = _evaluate(batch, replace(q, at=0), _nowhere())[0][:, 0:3:2]
     return found
 
 
-def _run(
-    batch: Batch, program: _Program, at: int, keeps_inputs: int, reuse: int, per_node: bool = False
-) -> tuple[I64, bool, tuple[I64, I64, I64]]:
-    """Call the kernel; return what it found, whether the batch may have moved, and `sizes`, `beside` and `classes`."""
+# Nodes whose sizes are kept between two kernels: what stays in a core's own cache.
+_BLOCK: Final = 1 << 15
+
+
+def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
+    """Evaluate a chunk, training among it, in blocks of a few graphs."""
+    made = training.templates
+    table = q.program.table.copy()
+    counted = table[:, 15] != 0
+    apart = (counted & (made.span[:, 1] > made.span[:, 0]) & (made.span != table[:, 16:18]).any(axis=1)).any()
+    table[~counted, 16:18] = made.span[~counted]
+    table[:, 0] |= 16 * (table[:, 14:18] != 0).any(axis=1)
+    both = replace(q, program=replace(q.program, table=frozen(table)))
+    spans = table.copy()
+    spans[:, 14:16], spans[:, 16:18] = 0, made.span
+    alone = replace(q, program=replace(q.program, table=frozen(spans)))
+    bounds = chunk_bounds(batch.graph_ptr, -(-batch.n_ops // _BLOCK))
+    blocks = [batch[i:j] for i, j in pairwise(bounds)]
+    longest, edges = (
+        int(np.diff(p).max()) for p in (batch.graph_ptr, batch.in_ptr[batch.graph_ptr - batch.graph_ptr[0]])
+    )
+    scratch = Scratch(longest, edges)
+    parts = []
+    for block in blocks:
+        per_node = (
+            np.empty((block.n_ops, 4), np.int64),
+            np.empty(block.n_ops, np.int64),
+            np.empty(len(block), np.int64),
+        )
+        found, moved = _evaluate(block, both, per_node)
+        if apart:
+            _evaluate(block, alone, per_node)
+        if moved and q.at:
+            found[:, 0:3:2] = _evaluate(block, replace(both, at=0), _nowhere())[0][:, 0:3:2]
+        sizes, _, classes = per_node
+        try:
+            trained = train(made, block.graph_ptr, block.kind, block.in_ptr, block.in_idx, block.until, sizes, classes,
+                            training.steps, scratch)  # fmt: skip
+        except CnnliveError as error:
+            # It counts the graphs that it was given.
+            number, rest = str(error).removeprefix("graph ").split(maxsplit=1)
+            where = f"graph {block.first + int(number.rstrip(',:'))}{number[len(number.rstrip(',:')) :]}"
+            raise type(error)(f"{where} {rest}") from None
+        parts.append(np.concatenate((found, trained), axis=1))
+    return np.concatenate(parts)
+
+
+def _nowhere() -> tuple[I64, I64, I64]:
+    return np.empty((0, 4), np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def _unsigned(array: I32) -> NDArray[np.uint32]:
+    return array.view(np.uint32)
+
+
+def _evaluate(batch: Batch, q: _Question, per_node: tuple[I64, I64, I64]) -> tuple[I64, bool]:
+    """Call the kernel, which may fill `sizes`, `beside`, `classes`; return what it found, whether a batch moved."""
     n_ops, n_tensors = (int(np.diff(p).max(initial=0)) for p in (batch.graph_ptr, batch.tensor_ptr))
-    row, rank, numel, buffer, last, own, uses, next_held = (np.empty(n_tensors, np.int64) for _ in range(8))
-    made, scratch, inputs = (np.empty(n_ops, np.int64) for _ in range(3))
+    steps = np.zeros((n_ops, 8), np.int64)
+    steps[:, 3] = -1
     found = np.empty((len(batch), 4), np.int64)
-    many = len(batch) * per_node
-    nodes = (np.empty((batch.n_ops * per_node, 4), np.int64), np.empty(batch.n_ops * per_node, np.int64))
-    classes = np.empty(many, np.int64)
     status, g, op = evaluate_graphs(
-        batch.graph_ptr, batch.kind, batch.in_ptr, batch.in_idx, batch.free, batch.output_ptr, batch.output_idx,
-        batch.until, program.table, program.patch, program.items, program.attr.copy(), batch.tensor_ptr, at,
-        keeps_inputs, reuse, row, rank, np.empty((n_tensors, 6), np.int64), numel, buffer, last, own, uses, next_held,
-        made, scratch, np.zeros(n_ops, np.int64), np.full(n_ops, -1), inputs, *nodes, classes, found,
+        batch.graph_ptr, _unsigned(batch.kind), batch.in_ptr, _unsigned(batch.in_idx), batch.free, batch.output_ptr,
+        batch.output_idx, batch.until if q.frames else _NO_UNTIL, q.program.table, q.program.patch, q.program.items,
+        q.program.attr.copy(), batch.tensor_ptr, q.at, q.keeps_inputs, q.reuse, np.empty((n_tensors, 16), np.int64),
+        steps, *per_node, found,
     )  # fmt: skip
     if status not in (0, 7):
         raise _Failed(int(status), batch.first + int(g), int(op))
-    return found, bool(status == 7), (*nodes, classes)
+    return found, bool(status == 7)
 
 
 def _answer_sizes(batch: Batch) -> I64:
     """Return the peak of each graph of a chunk of sizes."""
     longest = int(np.diff(batch.graph_ptr).max(initial=0))
     peak = np.empty(len(batch), np.int64)
-    sizes_peak(batch.graph_ptr, batch.in_ptr, batch.in_idx, batch.nbytes, np.empty(longest, np.int64),
+    sizes_peak(batch.graph_ptr, batch.in_ptr, _unsigned(batch.in_idx), batch.nbytes, np.empty(longest, np.int64),
                np.zeros(longest, np.int64), peak)  # fmt: skip
     return peak
 
@@ -790,7 +881,8 @@ def _minimum_of_nets(nets: Sequence[Lowered], setting: Setting, first: int) -> I
 
 def _minimum_of_nodes(batch: Batch, program: _Program, at: int, share: I64, held: I64) -> I64:
     """Return the least peak of each graph of a chunk whose ops have one output each."""
-    _, _, (sizes, beside, _) = _run(batch, program, at, 0, 0, per_node=True)
+    sizes, beside = np.empty((batch.n_ops, 4), np.int64), np.empty(batch.n_ops, np.int64)
+    _evaluate(batch, _Question(program, at, 0, 0, False), (sizes, beside, np.empty(len(batch), np.int64)))
     flags = held[batch.kind]
     flags[_within(batch, batch.output_ptr, batch.output_idx)] |= 4
     peaks, bounds = minimum_peaks(
@@ -869,6 +961,10 @@ def _program(rules: Rules, setting: Setting, macs: bool) -> _Program:
     table[:, 24] = rules.out_ptr[:-1]
     table[:, 25] = rules.kind
     _convolutions(rules, table)
+    table[:, 0] += 4 * (table[:, 18] < table[:, 19])
+    table[:, 0] += 8 * ((table[:, 7:12] != 0).any(axis=1) | (table[:, 12] != 0) | (table[:, 13] != 0))
+    table[:, 0] += 16 * ((table[:, 14:18] != 0).any(axis=1))
+    table[:, 0] += 32 * (table[:, 3] == 1) + 64 * ((table[:, 23] > 1) | (table[:, 25] == 1))
     return _Program(frozen(table), rules.patch, frozen(items), rules.attr)
 
 
@@ -880,13 +976,15 @@ def _convolutions(rules: Rules, table: I64) -> None:
         return
     start = rules.attr_ptr[which]
     a = rules.attr[start[:, None] + np.arange(17)]
-    free = np.zeros(len(rules.attr) + 1, np.int64)
-    free[rules.patch[:, 0]] = 1
-    fixed = (free[start] == 0) & (free[start[:, None] + np.arange(3, 17)] == 0).all(axis=1)
+    free = np.full(len(rules.attr), -1)
+    free[rules.patch[:, 0]] = rules.patch[:, 1]
+    fixed = (free[start] < 0) & (free[start[:, None] + np.arange(3, 17)] < 0).all(axis=1)
     sizes = a[:, [5, 6, 9, 11, 12, 15]]
     plain = fixed & (a[:, 0] == 2) & (a[:, 3] == 0) & (sizes >= 1).all(axis=1)
     which, a = which[plain], a[plain]
     table[which, 0] = 1
+    start = rules.attr_ptr[which]
+    table[which, 2], table[which, 20] = free[start + 1], free[start + 2]
     for i in range(2):
         k, stride, before, after, dilation = (a[:, 5 + 6 * i + j] for j in range(5))
         # Padding to ceil(n / stride) positions is what adds up to a window less one.
@@ -1100,8 +1198,8 @@ def _check(batch: Batch) -> None:
         uses[np.repeat(np.arange(rules.n_kinds), np.diff(rules.patch_ptr)), rules.patch[:, 1]] = 1
         inputs, uses, least, n_out = rules.inputs, frozen(uses), rules.least, column(np.diff(rules.out_ptr))
     status, g, op = first_fault(
-        batch.graph_ptr, batch.tensor_ptr, batch.kind, batch.in_ptr, batch.in_idx, batch.free, batch.output_ptr,
-        batch.output_idx, batch.until, inputs, uses, least, n_out,
+        batch.graph_ptr, batch.tensor_ptr, _unsigned(batch.kind), batch.in_ptr, _unsigned(batch.in_idx), batch.free,
+        batch.output_ptr, batch.output_idx, batch.until, inputs, uses, least, n_out,
     )  # fmt: skip
     if not status:
         return
