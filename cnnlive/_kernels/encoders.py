@@ -401,6 +401,7 @@ def halved(
     x = put(at, kind, in_ptr, in_idx, free, until, kinds[2], x, 0)
     a = put(at, kind, in_ptr, in_idx, free, until, kinds[5], x, channels // 2)
     b = put(at, kind, in_ptr, in_idx, free, until, kinds[6], x, 0)
+    b = put(at, kind, in_ptr, in_idx, free, until, kinds[14], b, 0)
     b = put(at, kind, in_ptr, in_idx, free, until, kinds[5], b, channels // 2)
     x = put2(at, kind, in_ptr, in_idx, free, until, kinds[7], a, b)
     return put(at, kind, in_ptr, in_idx, free, until, kinds[1], x, 0)
@@ -415,10 +416,11 @@ def darts(
 
     rows : (n, 8 * steps): per edge of the normal cell, then of the reduction cell, the operation and the state that it
     reads; two edges for each step. scratch of steps + 2. kinds: input, batch normalisation, ReLU, conv 3x3, conv 1x1,
-    conv 1x1 stride 2, shift by one pixel, concatenation, sum, conv 3x3 stride 2, ReLU in place, global pool, flatten,
-    linear. operation : (k, 5): family (0 skip, 1 pool, 2 separable twice, 3 separable once, 4 two convolutions), kinds
-    of the first op at stride 1 and 2 and of the second at stride 1 and 2. shape: channels, cells, steps, whether only
-    states that no other reads are joined, whether the stems are those of ImageNet, classes.
+    conv 1x1 stride 2, all rows but the first, concatenation, sum, conv 3x3 stride 2, ReLU in place, global pool,
+    flatten, linear, all columns but the first. operation : (k, 5): family (0 skip, 1 pool, 2 separable twice, 3
+    separable once, 4 two convolutions), kinds of the first op at stride 1 and 2 and of the second at stride 1 and 2.
+    shape: channels, cells, steps, whether only states that no other reads are joined, whether the stems are those of
+    ImageNet, classes.
     """
     steps = shape[2]
     state, used = scratch[1], scratch[2]

@@ -245,10 +245,9 @@ class EncodedSpace(SearchSpace):
         threads: int | None, executor: Executor | None,
     ) -> dict[str, I64]:  # fmt: skip
         """Encode packed genotypes and evaluate the graphs, in chunks on threads or through an executor."""
-        palette, biased = self.palette, self._biased
 
         def task(begin: int, end: int) -> tuple[Callable[..., list[I64]], tuple[Any, ...]]:
-            return _evaluate, (palette, biased, encoder, packed[begin:end], tuple(metrics), dict(options))
+            return _evaluate, (self, encoder, packed[begin:end], tuple(metrics), dict(options))
 
         parts = run_chunks(len(packed), task, threads=threads, executor=executor, unit=encoder.nodes)
         if not parts:
@@ -588,7 +587,7 @@ def _amount(total: int) -> str:
 
 
 def _evaluate(
-    palette: Palette, biased: I64, encoder: Encoder, packed: I64, metrics: tuple[str, ...], options: dict[str, Any]
+    space: EncodedSpace, encoder: Encoder, packed: I64, metrics: tuple[str, ...], options: dict[str, Any]
 ) -> list[I64]:
     """Encode and evaluate a chunk, as many graphs at a time as stay in a core's caches."""
     from cnnlive.nas.batch import Batch, evaluate_batch  # noqa: PLC0415 - compiles what spaces alone do not need
@@ -597,21 +596,30 @@ def _evaluate(
     scratch, room = encoder.room(step)
     found = [np.empty(len(packed), np.int64) for _ in metrics]
     rules = read_rules(options.get("profile", "ideal"), options.get("fuse"), options.get("inplace"))
-    fused = [m for m in metrics if rules.fuse and m.partition(":")[0] not in _TRAINING]
-    questions = [([m for m in metrics if m not in fused], options, False)]
-    if fused:
-        plain = {"profile": replace(rules, fuse=False), "fuse": None, "inplace": None}
-        questions.append((fused, options | plain, True))
+    trained = [m for m in metrics if m.partition(":")[0] in _TRAINING]
+    others = [m for m in metrics if m not in trained]
+    # Fusion is of inference alone, and done here: the batch is told of a runtime that does not fuse.
+    questions = [(others, True), (trained, False)] if rules.fuse else [(list(metrics), False)]
+    plain = {"profile": replace(rules, fuse=False), "fuse": None, "inplace": None}
     for start in range(0, len(packed), step):
-        nodes = encoder.fill(packed[start : start + step], scratch, room)
-        for labels, asked, fusing in questions:
-            if labels:
-                graphs = _fused(palette, biased, nodes) if fusing else nodes
-                batch = Batch.from_nodes(palette, *graphs, check=False)
-                columns = evaluate_batch(batch, metrics=labels, threads=1, **asked)
-                for column, label in zip(found, metrics, strict=True):
-                    if label in columns:
-                        column[start : start + step] = columns[label]
+        rows = packed[start : start + step]
+        nodes = encoder.fill(rows, scratch, room)
+        columns: dict[str, I64] = {}
+        for labels, fusing in questions:
+            if not labels:
+                continue
+            graphs = _fused(space.palette, space._biased, nodes) if fusing else nodes
+            batch = Batch.from_nodes(space.palette, *graphs, check=False)
+            try:
+                columns |= evaluate_batch(batch, metrics=labels, threads=1, **options | plain)
+            except SpaceError:
+                if not trained:
+                    raise
+                # What flat nodes are not trained with: one graph at a time then.
+                nets = [space.build(tuple(row)) for row in space.unpack(rows).tolist()]
+                columns |= evaluate_batch(nets, metrics=labels, threads=1, **options | plain)
+        for column, label in zip(found, metrics, strict=True):
+            column[start : start + step] = columns[label]
     return found
 
 

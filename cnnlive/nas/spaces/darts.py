@@ -89,7 +89,7 @@ class Darts(EncodedSpace):
             ("conv2d", conv | {"kernel_size": 3, "padding": 1}),
             ("conv2d", conv | {"kernel_size": 1}),
             ("conv2d", conv | {"kernel_size": 1, "stride": 2}),
-            ("slice", {"dim": (2, 3), "start": (1, 1)}),
+            ("slice", {"dim": 2, "start": 1}),
             ("concat", {"dim": 1}),
             ("add", {}),
             ("conv2d", conv | {"kernel_size": 3, "padding": 1, "stride": 2}),
@@ -98,6 +98,7 @@ class Darts(EncodedSpace):
             ("avg_pool2d", {"kernel_size": -(-pixels // 32), "stride": -(-pixels // 32)}),
             ("flatten", {}),
             ("linear", {"out_features": FREE[0]}),
+            ("slice", {"dim": 3, "start": 1}),
         ))  # fmt: skip
         table = frozen(np.array([_kinds_of(palette, op) for op in self.operations], np.int64))
         shape = frozen(np.array([c, n, steps, concat == "loose", dataset == "imagenet", classes], np.int64))
