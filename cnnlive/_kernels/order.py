@@ -385,11 +385,11 @@ def trace(
     alive: int,
     path: I64,
     sequence: I64,
-) -> None:
+) -> int:
     """Write the ops of the way to state `goal` into `sequence`, from its entry `first` on.
 
     Between two states lie the move from the first and ops that :func:`settle` ran; which of those can run, and that
-    they stay within `bound`, does not depend on the order in which they do.
+    they stay within `bound`, does not depend on the order in which they do. Returns the peak.
     """
     n = 0
     s = goal
@@ -403,12 +403,14 @@ def trace(
     top = first
     live = alive
     at = first
+    peak = alive
     for i in range(n - 1, -1, -1):
         s = path[i]
         k = moves[s]
         if k >= 0:
-            _, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays,
-                                extra)  # fmt: skip
+            rise, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays,
+                                   extra)  # fmt: skip
+            peak = max(peak, live + rise)
             live += change
             sequence[at] = k
             at += 1
@@ -423,6 +425,7 @@ def trace(
                     rise, change = cost_of(k, base, low, high, use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh,
                                            stays, extra)  # fmt: skip
                     if change <= 0 and live + rise <= bound:
+                        peak = max(peak, live + rise)
                         live += change
                         sequence[at] = k
                         at += 1
@@ -430,6 +433,7 @@ def trace(
                         base, low, high = with_op(k, base, low, high)
                         moved = True
                 k += 1
+    return peak
 
 
 @kernel
@@ -765,7 +769,7 @@ def survey(
     level[n] = live
     begin = 0
     reach = -1
-    bound = start
+    bound = max(start, live)
     for i in range(1, n + 1):
         reach = max(reach, successor[i - 1])
         if i < n and (reach > i or latest[i + 1] < i):
@@ -856,14 +860,34 @@ def solve(
                 takes, user_ptr, user_idx, size, fresh, stays, extra, bases, lows, highs, tops, lives, parents, moves,
                 tried, stack, keys, values, table, found)  # fmt: skip
             stamp += n_states
-            if what == 2:
-                if not final:
-                    return at, bound, peak, stamp
-                reached = ceiling
+            if what == 2 and not final:
+                return at, bound, peak, stamp
             if what == 0:
                 trace(n_states - 1, at, reached, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr,
                       user_idx, size, fresh, stays, extra, bases, lows, highs, tops, parents, moves, level[at], stack,
                       sequence)  # fmt: skip
+            else:
+                reached = ceiling
+            # A search that starts higher up soon finds what it leaves undecided how much lower one could go.
+            under = max(sure, peak)
+            tries = 8 if what != 0 and sure < ceiling else 0
+            while tries > 0 and reached - under > 1:
+                tries -= 1
+                middle = under + (reached - under) // 2
+                what, _, proof, n_states = search(
+                    at, end, level[at], middle, middle + 1, min(limit, 65536), stamp, mask, pred_ptr, pred_idx, latest,
+                    use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra, bases, lows, highs, tops,
+                    lives, parents, moves, tried, stack, keys, values, table, found)  # fmt: skip
+                stamp += n_states
+                if what == 0:
+                    reached = trace(n_states - 1, at, middle, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes,
+                                    user_ptr, user_idx, size, fresh, stays, extra, bases, lows, highs, tops, parents,
+                                    moves, level[at], stack, sequence)  # fmt: skip
+                    reached = max(reached, peak)
+                else:
+                    under = middle
+                    if proof > middle:
+                        sure = max(sure, proof)
             # below the peak so far nothing was told apart
             if sure > peak:
                 bound = max(bound, sure)

@@ -139,8 +139,7 @@ def plan_order(
     >>> plan.peak_bytes, plan.program_peak_bytes, plan.status
     (2336, 4352, 'optimal')
     """
-    if type(max_states) is not int or max_states < 1:
-        raise OrderError(f"max_states={max_states!r}; allowed: a positive integer")
+    _check_states(max_states)
     plan = plan_inference(graph, batch=batch, dtype=dtype, profile=profile, fuse=fuse, inplace=inplace)
     if plan.profile.frames:
         raise OrderError(
@@ -371,6 +370,7 @@ def minimum_peaks(
     Runs without the GIL and shares nothing between calls. Scratch is O(largest graph + max_states). Inputs have to be
     C-contiguous.
     """
+    _check_states(max_states)
     columns = (nbytes, share, held, scratch)
     _check_columns(graph_ptr, in_ptr, in_idx, columns)
     counts = np.diff(graph_ptr)
@@ -419,6 +419,11 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     view = array[:]
     view.setflags(write=False)
     return view
+
+
+def _check_states(max_states: int) -> None:
+    if type(max_states) is not int or max_states < 1:
+        raise OrderError(f"max_states={max_states!r}; allowed: a positive integer")
 
 
 def _check_columns(graph_ptr: I64, in_ptr: I64, in_idx: I32, columns: tuple[NDArray[Any], ...]) -> None:

@@ -1,0 +1,351 @@
+"""The kernels behind execution orders, small enough to run uncompiled: graphs in flat arrays, words, limits."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import graphs
+
+from cnnlive import Graph, errors, lower, plan_inference
+from cnnlive._kernels import order as kernels
+from cnnlive.plan.order import minimum_peaks, plan_order, share_codes
+from cnnlive.profiles import Profile
+
+COLUMNS = ("graph_ptr", "in_ptr", "in_idx", "nbytes", "share", "held", "scratch")
+
+
+def flat(*nets):
+    """Lay graphs end to end, given as lists of nodes (inputs, bytes, share, held, scratch)."""
+    nodes = [node for net in nets for node in net]
+    reads = [list(node[0]) for node in nodes]
+    wide = [np.array([node[i] for node in nodes], np.int64) for i in (1, 4)]
+    narrow = [np.array([node[i] for node in nodes], np.int32) for i in (2, 3)]
+    return (
+        np.cumsum([0, *map(len, nets)]),
+        np.cumsum([0, *map(len, reads)]),
+        np.array([x for row in reads for x in row], np.int32),
+        wide[0],
+        *narrow,
+        wide[1],
+    )
+
+
+def of_plan(plan):
+    """Return the nodes of a planned net whose ops write one tensor each; None of any other."""
+    net, lives = plan.network, plan._lives
+    if (np.diff(net.out_ptr) != 1).any():
+        return None
+    codes = share_codes(net.alias, plan.profile.inplace)
+    reads = [net.in_idx[net.in_ptr[k] : net.in_ptr[k + 1]].tolist() for k in range(net.n_ops)]
+    return list(zip(reads, *(a.tolist() for a in (plan._nbytes, codes, lives.held, plan._scratch)), strict=True))
+
+
+def least_peak(net, most=10_000):
+    """Return the least peak of a graph of nodes by running every order, from the meaning of the codes.
+
+    None if there are more than `most` orders.
+    """
+    n = len(net)
+    reads, nbytes, share, held, scratch = zip(*net, strict=True)
+    seen = list(range(n))  # whose bytes a node looks at, by views alone
+    for k in range(n):
+        if share[k] == 1:
+            seen[k] = seen[reads[k][0]]
+    waits = [set(reads[k]) for k in range(n)]
+    for k in range(n):
+        if share[k] >= 4:
+            target = seen[reads[k][0]]
+            waits[k] |= {r for r in range(k) if share[r] != 1 and any(seen[x] == target for x in reads[r])}
+
+    def run(order):
+        home, peak, done = {}, 0, set()
+
+        def wanted(buffer):
+            tensors = [t for t in home if home[t] == buffer]
+            unread = [k for k in range(n) if k not in done and any(t in reads[k] for t in tensors)]
+            waits_for_itself = held[buffer] & 2 and buffer not in done
+            return bool(unread) or any(held[t] & 4 for t in tensors) or waits_for_itself
+
+        alive = {}
+        for k in range(n):
+            if held[k] & 3:
+                home[k] = k
+                alive[k] = 0 if held[k] & 1 else nbytes[k]
+        for k in order:
+            done.add(k)
+            if not held[k] & 3:
+                home[k] = k
+                if share[k] in (1, 4):
+                    home[k] = home[reads[k][0]]
+                for x in reads[k][: share[k] - 1] if share[k] in (2, 3) else ():
+                    root = home[x]
+                    of_one_size = nbytes[root] == nbytes[x] == nbytes[k]
+                    others = [t for t in home if home[t] == root]
+                    used = any(t in reads[j] for t in others for j in range(n) if j not in done)
+                    kept = any(held[t] & 4 for t in others) or held[root] & 5
+                    if home[k] == k and of_one_size and not used and not kept:
+                        home[k] = root
+                if home[k] == k:
+                    alive[k] = nbytes[k]
+            peak = max(peak, sum(alive.values()) + scratch[k])
+            for buffer in [b for b in alive if not wanted(b)]:
+                del alive[buffer]
+        return peak
+
+    def extend(order):
+        if len(order) == n:
+            yield order
+        for k in range(n):
+            if k not in order and waits[k] <= set(order):
+                yield from extend([*order, k])
+
+    orders = list(itertools.islice(extend([]), most + 1))
+    return min((run(order) for order in orders), default=0) if len(orders) <= most else None
+
+
+@st.composite
+def nodes(draw):
+    """A small graph of nodes: a network input first, sometimes a stored parameter, few sizes so that many are equal."""
+    size = st.sampled_from([1, 2, 2, 5])
+    net = [((), draw(size), 0, draw(st.sampled_from([2, 6])), 0)]
+    if draw(st.booleans()):
+        net.append(((), draw(size), 0, draw(st.sampled_from([1, 2])), 0))
+    gone = set()  # overwritten, and so never read again
+    while len(net) < draw(st.integers(3, 8)):
+        left = [k for k in range(len(net)) if k not in gone]
+        reads = [left[draw(st.integers(0, len(left) - 1))] for _ in range(draw(st.integers(1, 3)))]
+        share = draw(st.sampled_from([0, 0, 0, 1, 2, 3])) if len(reads) > 1 else draw(st.sampled_from([0, 1, 2]))
+        keep = draw(st.sampled_from([0, 0, 0, 4]))
+        net.append((tuple(reads), draw(size), share, keep, draw(st.sampled_from([0, 0, 3]))))
+    return net
+
+
+@settings(max_examples=80)
+@given(nets=st.lists(nodes(), min_size=1, max_size=2))
+def test_the_least_peaks_of_nodes_equal_the_definition(nets):
+    expected = [least_peak(net, most=80) for net in nets]
+    assume(None not in expected)
+    peaks, bounds = minimum_peaks(*flat(*nets))
+    assert peaks.tolist() == bounds.tolist() == expected
+
+
+RULES = st.builds(
+    Profile,
+    name=st.just("drawn"),
+    summary=st.just(""),
+    inplace=st.sampled_from(["graph", "dead", "never"]),
+    keeps_inputs=st.booleans(),
+    pool_indices=st.booleans(),
+)
+
+
+@settings(max_examples=60)
+@given(drawn=st.lists(graphs(max_ops=14), min_size=1, max_size=4), rules=RULES)
+def test_flat_graphs_have_the_peaks_of_single_ones(drawn, rules):
+    """With ops that overwrite what others read, and what those others have to run before."""
+    plans = [plan_inference(graph, profile=rules) for graph in drawn]
+    kept = [(plan, net) for plan, net in ((p, of_plan(p)) for p in plans) if net is not None]
+    assume(kept)
+    peaks, bounds = minimum_peaks(*flat(*[net for _, net in kept]))
+    orders = [plan_order(plan.network, profile=plan.profile) for plan, _ in kept]
+    assert peaks.tolist() == [order.peak_bytes for order in orders]
+    assert bounds.tolist() == [order.lower_bound for order in orders]
+
+
+def test_a_slice_of_a_batch_is_a_slice_of_its_arrays():
+    nets = [of_plan(plan_inference(branch(n))) for n in (2, 3, 4)]
+    graph_ptr, in_ptr, in_idx, *columns = flat(*nets)
+    whole, _ = minimum_peaks(graph_ptr, in_ptr, in_idx, *columns)
+    a, b = graph_ptr[1:3]
+    cut = [column[a:b] for column in columns]
+    part, _ = minimum_peaks(graph_ptr[1:3], in_ptr[a : b + 1], in_idx[in_ptr[a] : in_ptr[b]], *cut)
+    assert part.tolist() == whole[1:2].tolist()
+
+
+def test_no_graphs_and_graphs_without_nodes():
+    assert [a.tolist() for a in minimum_peaks(*flat())] == [[], []]
+    assert [a.tolist() for a in minimum_peaks(*flat([], []))] == [[0, 0], [0, 0]]
+    assert [a.tolist() for a in minimum_peaks(*flat([], [((), 3, 0, 6, 0)], []))] == [[0, 3, 0], [0, 3, 0]]
+
+
+def branch(n):
+    """Return branches that widen and then narrow, opened one and all before any closes."""
+    g = Graph("branches")
+    x = g.input((1, 1, 4, 4))
+    opened = [g.conv2d(x, 8 + k, 1) for k in range(n)]
+    closed = [g.max_pool2d(y, 4) for y in opened]
+    g.concat(closed)
+    return g
+
+
+def two_chains(length):
+    """Return two chains that rise and fall in turns, written one behind the other, and what both end in."""
+    g = Graph("chains")
+    x = g.input((1, 1, 4, 4))
+    ends = []
+    for _ in range(2):
+        y = x
+        for k in range(length):
+            y = g.conv2d(y, 3 + (7 * k * k) % 11, 1)
+        ends.append(g.conv2d(y, 20, 1))
+    y = g.add(*ends)
+    g.output(y)
+    return g
+
+
+@pytest.mark.parametrize("length", [70, 140])
+def test_chains_longer_than_a_word_and_than_two(length):
+    """Behind the first chain, which reaches over more than two words, an op is ready from the beginning."""
+    graph = two_chains(length)
+    plan = plan_order(graph, max_states=5000)
+    run = plan_inference(graph, order=plan.order.tolist())
+    assert run.activation_peak_bytes == plan.peak_bytes
+    assert plan.lower_bound <= plan.peak_bytes <= plan.program_peak_bytes
+    assert plan.optimal
+
+
+def test_a_ready_op_beyond_two_words_leaves_the_proof_open():
+    plan = plan_inference(branch(125))
+    (peak,), (bound,) = minimum_peaks(*flat(of_plan(plan)), max_states=50)
+    assert bound < peak <= plan.activation_peak_bytes
+
+
+@pytest.mark.parametrize("states", [1, 2, 3, 10, 40])
+def test_few_states_leave_bound_and_peak_apart(states):
+    net = of_plan(plan_inference(branch(6)))
+    least, proof = minimum_peaks(*flat(net))
+    assert least == proof
+    peaks, bounds = minimum_peaks(*flat(net), max_states=states)
+    assert bounds[0] <= least[0] <= peaks[0]
+
+
+def test_a_part_whose_ops_all_run_at_once_needs_no_choice():
+    """One op behind it takes more than it does, so the level is high when the search begins."""
+    inputs = [((), 90, 0, 2, 0), ((), 10, 0, 2, 0)]
+    net = [*inputs, ((0,), 90, 0, 0, 0), ((1,), 1, 0, 0, 0), ((2, 3), 1, 0, 0, 0), ((4,), 184, 0, 4, 0)]
+    assert minimum_peaks(*flat(net))[0].tolist() == [185] == [least_peak(net)]
+
+
+def test_what_is_left_undecided_is_halved():
+    """Out of states at a low level, a search from 28 bytes on is complete, and finds nothing."""
+    net = [((), 9, 0, 2, 0), ((0,), 5, 0, 0, 0), ((1,), 2, 0, 4, 0), ((0,), 9, 0, 0, 0), ((0,), 9, 0, 4, 0),
+           ((4, 3), 2, 0, 4, 0)]  # fmt: skip
+    (peak,), (bound,) = minimum_peaks(*flat(net), max_states=8)
+    assert bound <= least_peak(net) <= peak
+    assert minimum_peaks(*flat(net))[0].tolist() == [least_peak(net)]
+
+
+def test_states_grow_as_the_search_asks_for_more(monkeypatch):
+    net = lower(branch(6))
+    whole = plan_order(net)
+    monkeypatch.setattr("cnnlive.plan.order._FIRST_STATES", 2)
+    grown = plan_order(net)
+    assert grown.order.tolist() == whole.order.tolist()
+    assert grown.n_states > whole.n_states
+
+
+def test_rules_of_thumb_take_over_what_dies():
+    g = Graph("dying")
+    x = g.input((1, 1, 4, 4))
+    tall = [g.relu(g.conv2d(x, 8, 1)) for _ in range(2)]
+    flat_ones = [g.max_pool2d(y, 4) for y in tall]
+    g.add(*flat_ones)
+    plan = plan_order(g, inplace="dead")
+    run = plan_inference(g, order=plan.order.tolist(), inplace="dead")
+    assert run.activation_peak_bytes == plan.peak_bytes == 4 * (16 + 8 * 16 + 8)
+    assert plan.optimal
+
+
+def test_heaps_give_the_smallest_key_first():
+    rng = np.random.default_rng(5)
+    for n in (1, 2, 3, 10, 37):
+        drawn = rng.integers(0, 20, n).tolist()
+        keys, values = np.empty(n, np.int64), np.empty(n, np.int64)
+        for i, key in enumerate(drawn):
+            kernels.heap_push(i, key, 100 + i, keys, values)
+        popped = []
+        for left in range(n, 0, -1):
+            assert drawn[values[0] - 100] == keys[0]
+            popped.append(int(keys[0]))
+            kernels.heap_pop(left, keys, values)
+        assert popped == sorted(drawn)
+
+
+def test_sets_hold_124_ops_from_the_first_that_has_not_run():
+    base, low, high = 10, 0, 0
+    for op in (12, 71, 72, 133):
+        assert not kernels.has_run(op, base, low, high)
+        base, low, high = kernels.with_op(op, base, low, high)
+        assert kernels.has_run(op, base, low, high)
+    assert base == 10
+    for op in (10, 11):
+        base, low, high = kernels.with_op(op, base, low, high)
+    assert base == 13
+    ran = [op for op in range(140) if kernels.has_run(op, base, low, high)]
+    assert ran == [*range(13), 71, 72, 133]
+
+
+X = ((), 4, 0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [
+        ([X, ((1,), 4, 0, 0, 0)], r"node 1 of graph 1 reads \[1\]; allowed: nodes 0 to 0"),
+        ([X, ((-1,), 4, 0, 0, 0)], r"node 1 of graph 1 reads \[-1\]"),
+        ([X, ((0,), -4, 0, 0, 0)], "node 1 of graph 1 has -4 bytes"),
+        ([X, ((0,), 4, 0, 0, -1)], "and -1 of scratch"),
+        ([X, ((0,), 1 << 61, 0, 0, 0)], "allowed: 0 to"),
+        ([X, ((0,), 4, 0, 0, 1 << 61)], "allowed: 0 to"),
+        ([X, *[((0,), 1 << 60, 0, 0, 0)] * 2], "node 2 of graph 1 has"),
+        ([X, ((0,), 4, 6, 0, 0)], "share 6 and held 0; allowed: 0 to 5 and 0 to 7"),
+        ([X, ((0,), 4, -1, 0, 0)], "share -1"),
+        ([X, ((0,), 4, 0, 8, 0)], "held 8"),
+        ([X, ((0,), 4, 0, -1, 0)], "held -1"),
+        ([X, ((0,), 4, 3, 0, 0)], "share 3 and 1 inputs; needed: 2"),
+        ([((), 4, 1, 2, 0)], "share 1 and 0 inputs; needed: 1"),
+        ([X, ((0,), 4, 0, 2, 0)], r"lives from the first step and reads \[0\]"),
+    ],
+)
+def test_nodes_that_are_not_well_formed(net, match):
+    with pytest.raises(errors.GraphError, match=match):
+        minimum_peaks(*flat([X, ((0,), 4, 0, 4, 0)], net))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"graph_ptr": np.array([0, 3, 2])}, "graph_ptr does not rise"),
+        ({"graph_ptr": np.array([], np.int64)}, "graph_ptr does not rise, or is empty"),
+        ({"nbytes": np.array([4])}, "nbytes has 1 entries for 2 nodes"),
+        ({"in_ptr": np.array([0, 0, 2])}, "in_ptr has 3 entries for 2 nodes, or does not span the 1 edges"),
+        ({"in_ptr": np.array([0, 1])}, "in_ptr has 2 entries"),
+        ({"in_ptr": np.array([0, 2, 1])}, "as many as in_ptr says"),
+        ({"in_ptr": np.array([0, -1, 1])}, "as many as in_ptr says"),
+        ({"share": np.array([0, 0])}, "share is no contiguous array of one dimension and type int32"),
+        ({"nbytes": np.array([4.0, 4.0])}, "nbytes is no contiguous array of one dimension and type int64"),
+        ({"nbytes": [4, 4]}, "nbytes is no contiguous"),
+        ({"nbytes": np.arange(4)[::2]}, "nbytes is no contiguous"),
+        ({"nbytes": np.array([[4, 4]])}, "nbytes is no contiguous"),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other(change, match):
+    arrays = dict(zip(COLUMNS, flat([X, ((0,), 4, 0, 4, 0)]), strict=True))
+    with pytest.raises(errors.GraphError, match=match):
+        minimum_peaks(**{**arrays, **change})
+
+
+@pytest.mark.parametrize("states", [0, -3, 2.5])
+def test_states_are_a_positive_integer(states):
+    with pytest.raises(errors.OrderError, match="max_states"):
+        minimum_peaks(*flat([X]), max_states=states)
+
+
+def test_arrays_of_the_caller_stay_writable_and_as_they_are():
+    arrays = flat(of_plan(plan_inference(branch(3))))
+    before = [a.copy() for a in arrays]
+    minimum_peaks(*arrays)
+    assert all(a.flags.writeable for a in arrays)
+    assert all((a == b).all() for a, b in zip(arrays, before, strict=True))
