@@ -115,11 +115,11 @@ def train_graphs(
     for g in range(graph_ptr.shape[0] - 1):
         first = graph_ptr[g] - node_0
         n = graph_ptr[g + 1] - graph_ptr[g]
-        # Storage n is none: what inputs and parameters lie in, of no bytes.
+        # Storage n is none: what inputs and parameters lie in, of no bytes; who keeps it is not counted.
         none = 8 * n
         amount[none + 1] = 0
         node[none + 3] = 0
-        node[none + 4] = 0
+        node[none + 4] = 2147483648
         seen = 0
         values = n
         resident = 0
@@ -577,12 +577,8 @@ def train_graphs(
                         if old == 1:
                             live -= made[2 * i]
                         else:
+                            # It came in as it is, and is held still.
                             handle[4 * old + 1] -= 1
-                            if handle[4 * old + 1] == 0:
-                                s = handle[4 * old]
-                                handle[4 * s + 3] -= 1
-                                if handle[4 * s + 3] == 0:
-                                    live -= held_bytes[s]
                         slot[i] = 1
                 handle[4 * h + 1] -= 1
                 if handle[4 * h + 1] == 0:

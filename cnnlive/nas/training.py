@@ -30,6 +30,7 @@ from cnnlive.tape import FREE as FREE_TEMPORARIES
 __all__ = ["Scratch", "Templates", "templates", "train"]
 
 I32: TypeAlias = NDArray[np.int32]
+U32: TypeAlias = NDArray[np.uint32]
 
 # How a gradient is made, in the kernel's numbers.
 _HOW: Final = {FRESH: 1, SAME: 2, VIEW: 3, NARROW: 4, RESHAPE: 5, SPREAD: 6}
@@ -214,7 +215,7 @@ class _Writer:
                 how = _NEW
         if len(t.records) == 1 and not t.saves and not any(t.packs) and t.records[0].edges:
             edges = t.records[0].edges
-            inputs = len(edges) == 2 or edges[0].source == _EVERY  # noqa: PLR2004 - of a sum
+            inputs = len(edges) == 2 or edges[0].source == _EVERY
             if inputs and all(e.how == _HOW[SAME] and (e.source >= 0 or e.source == _EVERY) for e in edges):
                 how = _ON
         row[0] |= (
@@ -226,7 +227,7 @@ class _Writer:
         """Record a kind with every combination of gradients and values of what is free, and merge what they say."""
         op = palette.kinds.ops[number]
         entry = operator(op)
-        least, most = palette.kinds.inputs[number].tolist()
+        most = int(palette.kinds.inputs[number, 1])
         if op == "as_strided" or entry.gradient in ("none", "permute", "instance_norm"):
             raise _NotKnownError("its backward depends on more than this op")
         if entry.saves_to_one is not None and palette.kinds.uses[number].any():
@@ -239,6 +240,9 @@ class _Writer:
         if any(f != found[0] for f in found[1:]):
             raise _NotKnownError("its backward depends on what is free")
         t = found[0]
+        given = {e.source for r in t.records for e in r.edges}
+        if t.records and _EVERY not in given and not given >= set(range(n_inputs)):
+            raise _NotKnownError("some input gets no gradient")
         if palette.kinds.rule[number] == _SAME_SHAPE:
             # As large as the output is as large as the input.
             alike = [r._replace(edges=tuple(e._replace(as_output=0) if e.source == 0 else e for e in r.edges))
@@ -536,7 +540,7 @@ class Scratch:
         n, handles = n_nodes + 8, 4 * (n_nodes + n_edges) + 32
         u32, i64 = np.uint32, np.int64
         self.nodes = (n_nodes, n_edges)
-        self.arrays = (
+        self.arrays: tuple[U32, U32, I64, U32, I64, U32, I64, I64] = (
             np.zeros(8 * n, u32), np.zeros(n, u32), np.zeros(8 * n, i64), np.zeros(4 * handles, u32),
             np.zeros(handles, i64), np.zeros(n_edges + 8, u32), np.zeros(n_edges + 8, i64),
             np.zeros(2 * n_edges + 16, i64),
@@ -587,10 +591,11 @@ def train(
     GraphError
         If nothing in a graph takes a gradient, or its output is none for the loss.
     """
+    columns, steps = _rule_columns(tuple(rules))
     answer = np.empty((len(graph_ptr) - 1, 1 + len(rules)), np.int64)
     status, graph, node = train_graphs(
         graph_ptr, kind, in_ptr, in_idx, until, sizes.reshape(-1), classes, t.table, t.record, t.edge, t.item, t.loss,
-        t.target_item, *_rule_columns(tuple(rules)), *scratch.arrays, answer,
+        t.target_item, columns, steps, *scratch.arrays, answer,
     )  # fmt: skip
     if status:
         scratch.fresh()
