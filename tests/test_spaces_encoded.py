@@ -28,6 +28,7 @@ from cnnlive._kernels.encoders import block_widths, nearest
 from cnnlive.errors import AttributeValueError, SpaceError
 from cnnlive.nas.base import Gene
 from cnnlive.nas.encoded import EncodedSpace, non_dominated
+from cnnlive.nas.limit import Limit
 from cnnlive.nas.spaces.darts import MORE_OPERATIONS, OPERATIONS, darts
 from cnnlive.nas.spaces.nasbench101 import OPERATIONS as LABELS
 from cnnlive.nas.spaces.nasbench101 import nasbench101, permutations, vertex_channels
@@ -710,16 +711,18 @@ def test_counting_sampling_and_searching_agree_with_going_through_all():
     assert drawn.shape == (300, 5)
     assert limit.mask(drawn).all()
     assert len(np.unique(drawn, axis=0)) > fit.sum() / 2
-    best, score = space.best("params", limit)
-    assert score == values["params"][fit].max() == space.evaluate(best, "params")["params"][0]
-    top, scores = space.best("params", limit, n=5)
-    assert scores.tolist() == sorted(values["params"][fit].tolist())[::-1][:5]
-    assert np.array_equal(top[0], best)
-    by_gene = {"depth": [0, 1.5], "gw": [1, 2, 3, 5]}
-    best, score = space.best(by_gene, limit)
+    best = space.best("params", limit)
+    assert best.score == best.bound == values["params"][fit].max() == space.evaluate(best.x, "params")["params"][0]
+    assert best.status == "optimal"
+    best = space.best({"depth": [0, 1.5], "gw": [1, 2, 3, 5]}, limit)
     every = np.array([0, 1.5])[x[:, 0]] + np.array([1, 2, 3, 5])[x[:, 4]]
-    assert score == every[fit].max()
-    assert np.array_equal(best, x[fit][np.argmax(every[fit])])
+    assert best.score == every[fit].max()
+    assert np.array_equal(best.x, x[fit][np.argmax(every[fit])])
+    real = Limit(space, peak=limit.top)
+    assert space.count(real) == fit.sum()
+    assert space.best("params", real).metrics == {
+        "inference_peak": values["inference_peak"][fit][np.argmax(values["params"][fit])]
+    }
 
 
 @pytest.mark.parametrize("objective", [None, "macs"])
@@ -728,7 +731,7 @@ def test_the_front_is_what_nothing_is_better_than(objective):
     x = np.concatenate(list(space.members()))
     values = space.evaluate(x, ("params", "inference_peak", "macs"))
     limit = Budget(space, "params", int(np.median(values["params"])))
-    rows, columns = space.pareto(("params", "inference_peak"), limit, objective=objective)
+    rows, columns = space.front(("params", "inference_peak"), limit, objective=objective)
     assert list(columns) == ["params", "inference_peak", *(["score"] if objective else [])]
     points = np.stack([values["params"], values["inference_peak"], *([-values["macs"]] if objective else [])], axis=1)
     points = points[values["params"] <= limit.top]
@@ -736,6 +739,20 @@ def test_the_front_is_what_nothing_is_better_than(objective):
     found = np.stack([*list(columns.values())[:2], *([-columns["score"]] if objective else [])], axis=1)
     assert sorted(map(tuple, found)) == sorted(better)
     assert np.array_equal(space.evaluate(rows, "params")["params"], columns["params"])
+
+
+def test_trade_offs_of_score_and_metric_come_by_rising_metric():
+    space = tiny()
+    x = np.concatenate(list(space.members()))
+    values = space.evaluate(x, ("params", "inference_peak"), batch=2)
+    found = space.pareto("params", "inference_peak", batch=2)
+    points = [(b.metrics["inference_peak"], b.score) for b in found]
+    assert points == sorted(set(points))
+    for peak, score in points:
+        assert score == values["params"][values["inference_peak"] <= peak].max()
+        assert (values["params"][values["inference_peak"] < peak] < score).all()
+    assert points[-1][1] == values["params"].max()
+    assert all(b.status == "optimal" and space.graph(b.x).n_parameters == b.score for b in found)
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=30), st.integers(1, 3))
@@ -763,12 +780,12 @@ def test_impossible_questions_are_clear_errors():
     none = Budget(space, "params", 0)
     assert space.count(none) == 0
     assert space.sample(0, none).shape == (0, 5)
-    assert len(space.pareto("params", none)[0]) == 0
+    assert space.pareto("params", "inference_peak", none) == []
+    nothing = space.best("params", none)
+    assert (nothing.x, nothing.score, nothing.metrics, nothing.status) == (None, None, {}, "infeasible")
     for call, words in (
         (lambda: space.sample(1, none), "no member of space 'regnetx' fits"),
-        (lambda: space.best("params", none), "no member of space 'regnetx' fits"),
         (lambda: space.sample(-1), "n=-1"),
-        (lambda: space.best("params", n=0), "n=0"),
         (lambda: space.best("parms"), "did you mean params"),
         (lambda: space.best(3), "objective=3"),
         (lambda: space.best({"width": [1]}), "no gene 'width'"),
@@ -805,18 +822,18 @@ def test_single_candidates_are_looked_up_once_their_space_is_known():
     space.forget()
     run = space.evaluator(("params", "inference_peak"), batch=2)
     for row in space.random(5, rng=2):
-        expected = [int(c[0]) for c in space.evaluate(row, ("params", "inference_peak"), batch=2).values()]
+        expected = tuple(int(c[0]) for c in space.evaluate(row, ("params", "inference_peak"), batch=2).values())
         assert run(row) == run(tuple(row.tolist())) == expected
     for bad in ([0, 0, 0, 0, 9], [0] * 4, [0.5] * 5):
         with pytest.raises(SpaceError):
             run(bad)
     wide = small("darts")
     row = wide.random(1, rng=0)[0]
-    assert wide.evaluator(("params",))(row) == [wide.graph(row).n_parameters]
+    assert wide.evaluator(("params",))(row) == (wide.graph(row).n_parameters,)
     cells = small("nasbench101")
     row = cells.random(1, rng=0)[0]
     if COMPILED:
-        assert cells.evaluator(("params",))(row) == [cells.graph(row).n_parameters]
+        assert cells.evaluator("params")(row) == (cells.graph(row).n_parameters,)
 
 
 @slow

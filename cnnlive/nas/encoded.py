@@ -21,6 +21,7 @@ from cnnlive.errors import SpaceError, close_names
 from cnnlive.graph import Graph
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import METRICS, Gene, Metric, SearchSpace, Setting, read_metrics, read_setting
+from cnnlive.nas.search import Best
 from cnnlive.plan.inference import read_rules
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _WHOLE: Final = 1 << 16
 # Columns of remembered values.
 _COLUMNS: Final = 64
 
-Row = Callable[[Any], Sequence[int]]
+Row = Callable[[Any], tuple[int, ...]]
 _Part = Callable[[Sequence[str]], dict[str, I64]]
 
 
@@ -327,14 +328,14 @@ class EncodedSpace(SearchSpace):
             column = self._known.setdefault(key, np.full(self.n_members(), -1, np.int64))
         return column
 
-    def evaluator(self, metrics: Sequence[str], **options: Any) -> Row:
+    def evaluator(self, metrics: str | Sequence[str], **options: Any) -> Row:
         """Return a function from one genotype to its metrics, in their order; `options` as of :meth:`evaluate`.
 
         Notes
         -----
         What is remembered is looked up. A space of at most 2**16 members is evaluated whole at the first call.
         """
-        labels = tuple(metrics)
+        labels = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         columns: list[I64] = []
         if self.n_members() <= MOST_MEMBERS:
             extra = {k: v for k, v in options.items() if k not in ("optimizer", "optimizer_options")}
@@ -342,16 +343,16 @@ class EncodedSpace(SearchSpace):
                                  **(options.get("optimizer_options") or {}))  # fmt: skip
             columns = [self._column(read_setting(**extra), metric) for metric in asked]
 
-        def run(x: Any) -> list[int]:
+        def run(x: Any) -> tuple[int, ...]:
             place = self._place(x) if columns else -1
             if place >= 0:
-                found = [int(column[place]) for column in columns]
+                found = tuple([int(column[place]) for column in columns])
                 if min(found, default=0) >= 0:
                     return found
                 if self.n_members() <= _WHOLE:
                     self.evaluate(self.unpack(self._members("evaluate")), labels, **options)
             rows = self.evaluate(np.asarray(self.row(x)), labels, threads=1, **options)
-            return [int(rows[label][0]) for label in labels]
+            return tuple([int(rows[label][0]) for label in labels])
 
         return run
 
@@ -453,52 +454,124 @@ class EncodedSpace(SearchSpace):
         chosen = fitting[rng.integers(0, max(len(fitting), 1), int(n))]
         return self.unpack(self._members("sample")[chosen])
 
-    def best(
-        self, objective: str | Mapping[str, Sequence[float]], limit: Any = None, n: int = 1, **setting: Any
-    ) -> tuple[I64, Any]:  # fmt: skip
-        """Return the member that fits with the largest score; proven, by going through all.
+    def best(self, objective: str | Mapping[str, Sequence[float]] = "macs", limit: Any = None) -> Best:
+        """Find the member with the largest score that fits a limit, with proof: by going through all.
 
         Parameters
         ----------
         objective : str or mapping of str to sequence of numbers
-            A metric to maximise, or a score for each value of a gene; scores add up, genes left out count nothing.
-        limit : Limit, optional
-        n : int
-            How many of the best to return.
-        **setting
-            Of the metric, as in :meth:`evaluate`.
+            A metric (of a batch of 1), or gene -> a score for each of its values; scores add up, genes left out count
+            nothing. To be maximised.
+        limit : cnnlive.nas.Limit, optional
 
         Returns
         -------
-        x, score
-            (n_genes,) int64 and a number; for n > 1 (n, n_genes) and (n,), the best first, fewer if fewer fit. Of equal
-            ones the first in ascending order.
+        Best
+            Genotype, score, and the metrics that `limit` bounds; of equal scores the first in ascending order. ``x`` is
+            None if no member fits.
 
         Raises
         ------
         SpaceError
-            If nothing fits, for an objective that does not exist, and if there are more than 2**22 members.
+            For an objective that does not exist, and if there are more than 2**22 members.
         """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise SpaceError(f"n={n!r} best members; allowed: an integer >= 1")
         fitting = self._fitting(limit, "best")
+        packed = self._members("best")[fitting]
+        scores = self._scores(objective, packed)
         if not len(fitting):
-            raise SpaceError(f"no member of space {self.name!r} fits {limit!r}")
-        listed = self._members("best")
-        scores = self._scores(objective, listed[fitting], setting)
-        first = np.argsort(-scores, kind="stable")[: int(n)]
-        rows = self.unpack(listed[fitting[first]])
-        return (rows[0], scores[first[0]].item()) if n == 1 else (rows, scores[first])
+            return Best(None, None, {}, "infeasible", None)
+        first = int(np.argmax(scores))
+        row = self.unpack(packed[first : first + 1])
+        metrics: dict[str, int] = {}
+        if callable(getattr(limit, "values", None)):
+            metrics = {label: int(column[0]) for label, column in limit.values(row).items()}
+        score = scores[first].item()
+        return Best(row[0], score, metrics, "optimal", score)
 
-    def _scores(
-        self, objective: str | Mapping[str, Sequence[float]], packed: I64, setting: Mapping[str, Any]
-    ) -> NDArray[Any]:  # fmt: skip
+    def pareto(
+        self,
+        objective: str | Mapping[str, Sequence[float]] = "macs",
+        metric: str = "inference_peak",
+        limit: Any = None,
+        **setting: Any,
+    ) -> list[Best]:
+        """Find every trade-off between the largest score and the smallest metric: the exact Pareto front.
+
+        Parameters
+        ----------
+        objective
+            As for :meth:`best`.
+        metric : str
+            To be minimised.
+        limit : cnnlive.nas.Limit, optional
+        **setting
+            Of the metric, as for :meth:`evaluate`.
+
+        Returns
+        -------
+        list of Best
+            By rising metric and score; one member per point, the first in ascending order.
+
+        Raises
+        ------
+        SpaceError
+            As :meth:`best`.
+        """
+        x, columns = self.front((metric,), limit, objective=objective, **setting)
+        scores = columns["score"].tolist()
+        return [
+            Best(row, score, {metric: value}, "optimal", score)
+            for row, score, value in zip(x, scores, columns[metric].tolist(), strict=True)
+        ]
+
+    def front(
+        self,
+        metrics: str | Sequence[str],
+        limit: Any = None,
+        *,
+        objective: str | Mapping[str, Sequence[float]] | None = None,
+        **setting: Any,
+    ) -> tuple[I64, dict[str, NDArray[Any]]]:
+        """Return the members that fit and that no other that fits is better than, in any number of metrics.
+
+        Parameters
+        ----------
+        metrics : str or sequence of str
+            Amounts to be small.
+        limit : cnnlive.nas.Limit, optional
+        objective : str or mapping, optional
+            A score to be large, as for :meth:`best`; its column is called ``score``.
+        **setting
+            Of the metrics, as for :meth:`evaluate`.
+
+        Returns
+        -------
+        X, columns
+            (n, n_genes) int64 in ascending order of the metrics, and their values. Of members with equal values the
+            first one stands for all.
+
+        Raises
+        ------
+        SpaceError
+            As :meth:`best`.
+        """
+        fitting = self._fitting(limit, "front")
+        packed = self._members("front")[fitting]
+        columns: dict[str, NDArray[Any]] = dict(self.evaluate(self.unpack(packed), metrics, **setting))
+        signed = list(columns.values())
+        if objective is not None:
+            columns["score"] = self._scores(objective, packed)
+            signed.append(-columns["score"])
+        front = non_dominated(np.stack(signed, axis=1))
+        return self.unpack(packed[front]), {label: column[front] for label, column in columns.items()}
+
+    def _scores(self, objective: str | Mapping[str, Sequence[float]], packed: I64) -> NDArray[Any]:
         rows = self.unpack(packed)
         if isinstance(objective, str):
             if objective.partition(":")[0] not in METRICS:
                 raise SpaceError(f"unknown metric {objective!r} as objective{close_names(objective, METRICS)}; "
                                  f"allowed: {', '.join(METRICS)}, or scores by gene")  # fmt: skip
-            return self.evaluate(rows, objective, **setting)[objective]
+            return self.evaluate(rows, objective)[objective]
         if not isinstance(objective, Mapping):
             raise SpaceError(f"objective={objective!r}; allowed: a metric, or a mapping of gene to scores")
         total: NDArray[Any] = np.zeros(len(rows), np.int64)
@@ -513,47 +586,6 @@ class EncodedSpace(SearchSpace):
             total = total + table[rows[:, column]]
         return total
 
-    def pareto(
-        self,
-        metrics: str | Sequence[str],
-        limit: Any = None,
-        *,
-        objective: str | Mapping[str, Sequence[float]] | None = None,
-        **setting: Any,
-    ) -> tuple[I64, dict[str, NDArray[Any]]]:
-        """Return the members that fit and that no other that fits is better than.
-
-        Parameters
-        ----------
-        metrics : str or sequence of str
-            Amounts to be small.
-        limit : Limit, optional
-        objective : str or mapping, optional
-            A score to be large, as in :meth:`best`; its column is called ``score``.
-        **setting
-            Of the metrics, as in :meth:`evaluate`.
-
-        Returns
-        -------
-        X, columns
-            (n, n_genes) int64 in ascending order of the first metric, and their values. Of members with equal values
-            the first one stands for all.
-
-        Raises
-        ------
-        SpaceError
-            If there are more than 2**22 members, or for an objective that does not exist.
-        """
-        fitting = self._fitting(limit, "pareto")
-        packed = self._members("pareto")[fitting]
-        columns: dict[str, NDArray[Any]] = dict(self.evaluate(self.unpack(packed), metrics, **setting))
-        signed = list(columns.values())
-        if objective is not None:
-            columns["score"] = self._scores(objective, packed, setting)
-            signed.append(-columns["score"])
-        front = non_dominated(np.stack(signed, axis=1)) if len(packed) else np.empty(0, np.int64)
-        return self.unpack(packed[front]), {label: column[front] for label, column in columns.items()}
-
 
 def non_dominated(values: NDArray[Any]) -> I64:
     """Return the rows that no other row is better than, where small is better; one row of equal ones, sorted.
@@ -567,19 +599,17 @@ def non_dominated(values: NDArray[Any]) -> I64:
     O(n log n + m f k), for m different rows and f of them returned.
     """
     distinct, first = np.unique(values, axis=0, return_index=True)
-    if values.shape[1] <= 2:
-        last = distinct[:, -1]
-        best = np.minimum.accumulate(last)
-        keep = np.ones(len(last), bool)
-        keep[1:] = last[1:] < best[:-1]
-        return first[keep] if values.shape[1] == 2 else first[:1]
     found = []
-    rest = np.arange(len(distinct))
+    if values.shape[1] == 2:
+        best = np.minimum.accumulate(distinct[:, 1])
+        found = [0, *(1 + np.flatnonzero(distinct[1:, 1] < best[:-1])).tolist()][: len(distinct)]
+    rest = np.arange(len(distinct) if values.shape[1] != 2 else 0)
     while len(rest):
         # In lexicographic order nothing later dominates the first.
-        found.append(rest[0])
+        found.append(int(rest[0]))
         rest = rest[(distinct[rest] < distinct[rest[0]]).any(axis=1)]
-    return first[np.array(found, np.int64)]
+    chosen: I64 = first[np.array(found, np.int64)]
+    return chosen
 
 
 def _amount(total: int) -> str:
