@@ -36,6 +36,9 @@ class Tabled(SearchSpace):
     def graph(self, x):
         raise NotImplementedError
 
+    def text(self, x):
+        return ":".join(map(str, self.row(x)))
+
     def evaluate(
         self, X, metrics, *, threads=None, executor=None, optimizer="adam", optimizer_options=None, **how,
     ):  # fmt: skip

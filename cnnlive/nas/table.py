@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import numpy as np
-
-from cnnlive.errors import AttributeValueError, MissingExtraError, close_names
+from cnnlive.errors import AttributeValueError, MissingExtraError, SpaceError, close_names
 from cnnlive.nas.base import METRICS, read_setting
 
 if TYPE_CHECKING:
@@ -139,18 +137,20 @@ def write_table(
 
 
 def native_name(space: SearchSpace, x: I64) -> str:
-    """Return a member in its space's own notation as one text.
+    """Return a member in its space's own notation as one text, which `space.encode` reads.
 
-    A text is itself; of a matrix with a list of ops (NAS-Bench-101) it is the rows of the matrix and the ops, as
-    ``0100 0010 0001 0000 input,conv3x3-bn-relu,maxpool3x3,output``.
+    Of NAS-Bench-101 that is the edges of the pruned cell and its labels, as ``111001000111001000001:12021`` (see the
+    space's `text`); of the others what `decode` gives.
+
+    Raises
+    ------
+    SpaceError
+        If the space's notation is no text.
     """
-    native = space.decode(x)
-    if isinstance(native, str):
-        return native
-    if isinstance(native, Mapping):
-        return ",".join(f"{key}={value}" for key, value in native.items())
-    matrix, ops = native
-    return " ".join(["".join(str(int(bit)) for bit in row) for row in np.asarray(matrix)] + [",".join(ops)])
+    native = space.text(x) if hasattr(space, "text") else space.decode(x)
+    if not isinstance(native, str):
+        raise SpaceError(f"members of {space!r} have no text as name: {native!r}")
+    return native
 
 
 # ---------------------------------------------------------------------------------- files
