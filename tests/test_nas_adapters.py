@@ -327,6 +327,7 @@ def test_a_process_pool_gives_the_same(candidates):
             top = int(np.median(expected["inference_peak"]))
             limit = Limit(fresh(space), peak=top)
             assert np.array_equal(limit.mask(rows, executor=pool), expected["inference_peak"] <= top)
+            assert pool.submit(limit.ok, rows[0]).result() == (expected["inference_peak"][0] <= top)
 
 
 @pytest.fixture(scope="module")

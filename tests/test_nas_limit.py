@@ -3,7 +3,7 @@
 import concurrent.futures
 import pickle
 import threading
-import time
+import timeit
 
 import numpy as np
 import pytest
@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from tabled_space import ROWS, TABLE, Fast, Tabled, value
 
 from cnnlive.errors import AttributeValueError, CnnliveError, DTypeError, OrderError, ShapeError, SpaceError, UnitError
+from cnnlive.nas import spaces
 from cnnlive.nas.base import read_setting
 from cnnlive.nas.limit import KEYWORDS, Limit
+from cnnlive.plan.inference import plan_inference
 from cnnlive.plan.optimizers import read_optimizer
+from cnnlive.plan.training import plan_training
 
 
 @pytest.fixture(params=[Tabled, Fast])
@@ -172,19 +175,18 @@ def test_an_evaluator_is_made_once():
     assert space.asked == [("evaluator", ("params", "inference_peak"))] * 2
 
 
-def test_a_limit_adds_less_than_two_microseconds():
-    space = Fast()
-    space.evaluator = lambda *_, **__: lambda _: (1, 2, 3)
-    limit = Limit(space, params=3, macs=3, peak=3)
-    row = ROWS[0]
-    limit.ok(row)
-    best = float("inf")
-    for _ in range(20):
-        start = time.perf_counter()
-        for _ in range(500):
-            limit.ok(row)
-        best = min(best, (time.perf_counter() - start) / 500)
-    assert best < 2e-6
+def seconds(function, *args):
+    """Return the least time of a call: what is measured is never faster than it is."""
+    return min(timeit.repeat(lambda: function(*args), number=300, repeat=30)) / 300
+
+
+def test_a_limit_adds_little_to_the_walk_of_a_candidate():
+    space = spaces.nasbench_macro()
+    limit = Limit(space, params=10**9, macs=10**12, peak="1GiB")
+    walk = space.evaluator(("params", "macs", "inference_peak"))
+    row = space.random(1, rng=0)[0]
+    assert limit.ok(row)
+    assert seconds(limit.ok, row) < 3 * seconds(walk, row)  # 1.3 where nothing else runs
 
 
 # ---------------------------------------------------------------------------------- protocols
@@ -324,3 +326,58 @@ def test_each_thread_has_functions_of_its_own():
         assert list(pool.map(ask, range(4))) == [expected] * 4
     made = [labels for kind, labels in space.asked if kind == "evaluator"]
     assert all(made.count(labels) % 4 == 0 for labels in made)
+
+
+# ---------------------------------------------------------------------------------- real spaces
+
+
+REAL = {
+    "nasbench_macro": spaces.nasbench_macro,
+    "nats_size": spaces.nats_size,
+    "nasbench201": lambda: spaces.nasbench201(channels=4, cells=1),
+    "ofa_proxyless": lambda: spaces.ofa_proxyless(width=0.5, resolutions=(96, 128)),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_limit_of_a_real_space_asks_what_planners_answer(name):
+    space = REAL[name]()
+    rows = space.random(40, rng=3)
+    how = {"batch": 2, "dtype": "int8", "training": "1TiB", "train_batch": 3, "optimizer": "sgd"}
+    seen = Limit(space, params=1, macs=1, weights=1, peak=1, total=1, saved=1, **how).values(rows)
+    for row, *found in zip(rows[:8], *(column[:8] for column in seen.values()), strict=True):
+        graph = space.graph(row)
+        inference = plan_inference(graph, batch=2, dtype="int8")
+        training = plan_training(graph, batch=3, optimizer="sgd")
+        assert dict(zip(seen, found, strict=True)) == {
+            "params": graph.n_parameters, "macs": inference.macs, "weight_bytes": inference.weight_bytes,
+            "inference_peak": inference.activation_peak_bytes, "inference_total": inference.peak_bytes,
+            "saved": training.saved_bytes, "training_peak": training.peak_bytes,
+        }  # fmt: skip
+    tops = {key: int(np.median(seen[KEYWORDS[key]])) for key in ("params", "peak", "saved")}
+    limit = Limit(space, **tops, **{**how, "training": int(np.median(seen["training_peak"]))})
+    fits = [all(seen[label][i] <= top for label, top in limit.budgets.items()) for i in range(len(rows))]
+    assert 0 < sum(fits) < len(rows)
+    assert limit.mask(rows).tolist() == [limit.ok(row) for row in rows] == fits
+    assert (limit.violation(rows) <= 0).all(axis=1).tolist() == fits
+    there = pickle.loads(pickle.dumps(limit))
+    assert [there.ok(row) for row in rows] == fits
+    efficiency = limit.as_efficiency("total")
+    for row in space.canonical(rows[:5]):
+        assert efficiency.get_efficiency(space.decode(row)) == limit.value("total", row)
+
+
+@pytest.mark.parametrize("name", ["nasbench_macro", "nats_size", "nasbench201"])
+def test_a_limit_of_a_real_space_counts_and_samples_what_fits(name):
+    space = REAL[name]()
+    everything = np.concatenate(list(space.members()))
+    seen = space.evaluate(everything, ("params", "inference_peak", "minimum_peak"))
+    tops = {label: int(np.quantile(column, 0.6)) for label, column in seen.items()}
+    limit = Limit(space, params=tops["params"], peak=tops["inference_peak"])
+    mask = limit.mask(everything)
+    fits = (seen["params"] <= tops["params"]) & (seen["inference_peak"] <= tops["inference_peak"])
+    assert np.array_equal(mask, fits)
+    assert limit.count() == mask.sum() > 0
+    assert limit.mask(limit.sample(500, rng=0)).all()
+    least = Limit(space, minimum_peak=tops["minimum_peak"])
+    assert least.count() == (seen["minimum_peak"] <= tops["minimum_peak"]).sum()
