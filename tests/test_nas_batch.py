@@ -351,6 +351,7 @@ def test_no_graphs_give_columns_of_no_rows():
         )
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # where nothing is compiled
 @pytest.mark.parametrize(
     ("graphs_", "options", "error", "message"),
     [
@@ -395,6 +396,7 @@ def test_what_flat_arrays_do_not_know_is_an_error():
         evaluate_batch(arrays, metrics="training_peak")
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # where nothing is compiled
 @pytest.mark.parametrize(
     ("free", "batch", "message"),
     [

@@ -464,3 +464,138 @@ def train_step(
     answer[15] = grads
     answer[16] = made
     answer[17] = temporary
+
+
+@kernel
+def train_steps(
+    start: I64,
+    tensor_ptr: I64,
+    dims: I64,
+    spec: I64,
+    store_spec: I64,
+    store_refs: I64,
+    alloc_ptr: I64,
+    alloc_idx: I64,
+    drop_ptr: I64,
+    drop_idx: I64,
+    saved_ptr: I64,
+    saved_idx: I64,
+    edge_ptr: I64,
+    edge_value: I64,
+    edge_spec: I64,
+    edge_copies: I64,
+    out_ptr: I64,
+    out_value: I64,
+    code_ptr: I64,
+    code: I64,
+    value_spec: I64,
+    leaf_uses: I64,
+    inputs: I64,
+    targets: I64,
+    saved_stores: I64,
+    root: I64,
+    held: I64,
+    first: I64,
+    form: I64,
+    written: I64,
+    spec_nbytes: I64,
+    written_seed: I64,
+    seed_nbytes: I64,
+    refs: I64,
+    nbytes: I64,
+    kind: I64,
+    owner: I64,
+    events: I64,
+    buffer: I64,
+    uses: I64,
+    handle_store: I64,
+    handle_refs: I64,
+    handle_form: I64,
+    slot: I64,
+    temps: I64,
+    forward: I64,
+    backward: I64,
+    answer: I64,
+    found: I64,
+) -> None:
+    """Run the tapes of many graphs end to end, each as :func:`train_step` does, and keep totals.
+
+    Parameters
+    ----------
+    start : (n_graphs + 1, 22)
+        Where each graph's part begins in `spec` and the columns after it, up to `saved_stores`.
+    tensor_ptr, dims : (n_graphs + 1,), (n_tensors, 6)
+        Tensors of each graph, and their dimensions; the pointer need not begin with 0.
+    root, held : (n_graphs,)
+        Value of the loss; 1 if the caller holds its gradient.
+    first, form : (1,)
+        0 and 3: the gradient of the loss is the first handle, an ordinary tensor.
+    written, spec_nbytes, written_seed, seed_nbytes
+        Scratch, twice the same memory: to write to, and read-only as `train_step` takes it.
+    refs ... answer : scratch, as long as the largest graph needs
+    found : (n_graphs, 5)
+        Peaks of forward and of backward; bytes that are alive at the end beside gradients of leaves; bytes that
+        forward packs; bytes of inputs and targets.
+    """
+    for g in range(start.shape[0] - 1):
+        t = tensor_ptr[g] - tensor_ptr[0]
+        spec_bytes(spec[start[g, 0] : start[g + 1, 0]], dims[t : t + tensor_ptr[g + 1] - tensor_ptr[g]], written)
+        n_seeds = 0
+        if root[g] >= 0:
+            n_seeds = 1
+            written_seed[0] = written[value_spec[start[g, 17] + root[g]]]
+        train_step(
+            spec_nbytes,
+            store_spec[start[g, 1] : start[g + 1, 1]],
+            store_refs[start[g, 2] : start[g + 1, 2]],
+            alloc_ptr[start[g, 3] : start[g + 1, 3]],
+            alloc_idx[start[g, 4] : start[g + 1, 4]],
+            drop_ptr[start[g, 5] : start[g + 1, 5]],
+            drop_idx[start[g, 6] : start[g + 1, 6]],
+            saved_ptr[start[g, 7] : start[g + 1, 7]],
+            saved_idx[start[g, 8] : start[g + 1, 8]],
+            edge_ptr[start[g, 9] : start[g + 1, 9]],
+            edge_value[start[g, 10] : start[g + 1, 10]],
+            edge_spec[start[g, 11] : start[g + 1, 11]],
+            edge_copies[start[g, 12] : start[g + 1, 12]],
+            out_ptr[start[g, 13] : start[g + 1, 13]],
+            out_value[start[g, 14] : start[g + 1, 14]],
+            code_ptr[start[g, 15] : start[g + 1, 15]],
+            code[start[g, 16] : start[g + 1, 16]],
+            value_spec[start[g, 17] : start[g + 1, 17]],
+            leaf_uses[start[g, 18] : start[g + 1, 18]],
+            root[g : g + n_seeds],
+            first[:n_seeds],
+            first[:n_seeds],
+            form[:n_seeds],
+            seed_nbytes[:n_seeds],
+            first[:n_seeds],
+            held[g],
+            0,
+            refs,
+            nbytes,
+            kind,
+            owner,
+            events,
+            buffer,
+            uses,
+            handle_store,
+            handle_refs,
+            handle_form,
+            slot,
+            temps,
+            forward,
+            backward,
+            answer,
+        )
+        found[g, 0] = answer[3]
+        found[g, 1] = answer[9]
+        found[g, 2] = answer[16] + answer[17]
+        found[g, 3] = 0
+        for k in range(start[g, 21], start[g + 1, 21]):
+            found[g, 3] += nbytes[saved_stores[k]]
+        found[g, 4] = 0
+        for k in range(start[g, 19], start[g + 1, 19]):
+            found[g, 4] += written[inputs[k]]
+        for k in range(start[g, 20], start[g + 1, 20]):
+            found[g, 4] += written[targets[k]]

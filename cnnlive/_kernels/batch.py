@@ -454,6 +454,7 @@ def evaluate_graphs(
     sizes: I64,
     beside: I64,
     classes: I64,
+    shapes: I64,
     found: I64,
 ) -> tuple[int, int, int]:
     """Fill ``found`` (n_graphs, 4): parameters, multiply-accumulates, bytes of weights, peak of activations.
@@ -508,6 +509,8 @@ def evaluate_graphs(
         Where they are wanted: elements of each op's first output, of a weight, of a vector, and the product of the
         dimensions that columns 16 and 17 name; bytes that an op allocates and drops; the second dimension of each
         graph's first output, 0 if it has none.
+    shapes : (n_tensors, 6), or (0, 6)
+        Dimensions of every tensor, where they are wanted.
 
     Returns
     -------
@@ -834,6 +837,10 @@ def evaluate_graphs(
         found[g, 1] = macs
         found[g, 2] = stored
         found[g, 3] = peak
+        if shapes.shape[0] != 0:
+            for t in range(n_tensors):
+                for i in range(6):
+                    shapes[first_tensor + t, i] = work[work[t, 8], i]
         if classes.shape[0] != 0:
             r = work[output_idx[first_output], 8]
             classes[g] = work[r, 1] if work[r, 6] > 1 else 0

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cnnlive._kernels.backward import train_steps
 from cnnlive._kernels.batch import evaluate_graphs, first_fault, sizes_peak
 from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Columns, column, frozen
 from cnnlive.errors import CnnliveError, GraphError, LoweringError, OrderError, ShapeError
@@ -22,8 +23,9 @@ from cnnlive.nas.steps import StepRule, read_step
 from cnnlive.nas.training import Scratch, Templates, templates, train
 from cnnlive.plan.optimizers import Optimizer
 from cnnlive.plan.order import minimum_peak, minimum_peaks, share_codes
-from cnnlive.plan.training import plan_training
+from cnnlive.plan.training import _optimizer_step, _precision, _tape
 from cnnlive.profiles import Inplace, Profile
+from cnnlive.tape import Tape
 
 if TYPE_CHECKING:
     from cnnlive.nas.palette import Palette
@@ -587,12 +589,49 @@ class Batch(Columns):
         """Return the columns of metrics of training, of lowered graphs."""
         if not self.nets:
             raise GraphError("training needs a batch made of graphs, lowered graphs or nodes of a palette")
+        tapes = self._tapes(setting)
+        question = _Question(self._program(read_setting(), False), setting.batch, 0, 0, False)
+        plain = replace(self, nets=(), until=_NO_UNTIL)
 
         def task(begin: int, end: int) -> tuple[Any, tuple[Any, ...]]:
-            return _training_of_nets, (self.nets[begin:end], setting, tuple(metrics), self.first + begin)
+            return _answer_tapes, (plain[begin:end], question, tapes.cut(begin, end))
 
-        found = np.concatenate(run_chunks(self.graph_ptr, task, threads=threads, executor=executor, unit=64))
-        return {m.label: found[:, i] for i, m in enumerate(metrics)}
+        try:
+            run = np.concatenate(run_chunks(self.graph_ptr, task, threads=threads, executor=executor, unit=8))
+        except _Failed as failed:
+            raise self._words(failed, setting.batch) from None
+        found = {"saved": run[:, 3]}
+        for metric in metrics:
+            if metric.optimizer is not None:
+                step = self._steps(setting, tapes, metric.optimizer)
+                static = tapes.resident[:, 0] + run[:, 4] + step[:, 1]
+                in_step = static + tapes.resident[:, 1] + run[:, 2] + step[:, 0]
+                found[metric.label] = np.maximum(static + run[:, :2].max(axis=1), in_step)
+        return found
+
+    def _tapes(self, setting: Setting) -> _Tapes:
+        """Return the tapes of a training step of each net, end to end; recorded once."""
+        key = ("tapes", setting.precision, setting.device, setting.loss)
+        found: _Tapes | None = self._cache.get(key)
+        if found is None:
+            made = [_numbered(self.first + i, _tape_of, net, setting) for i, net in enumerate(self.nets)]  # fmt: skip
+            found = self._cache[key] = _Tapes(
+                tuple(made),
+                np.column_stack([_summed([len(getattr(t, name)) for t in made]) for name in _TAPE]),
+                tuple(column(np.concatenate([getattr(t, name) for t in made])) for name in _TAPE),
+                column([(t.root, t.root_held, t.n_dynamic + 1) for t in made], (len(made), 3)),
+                column([(t.parameter_bytes + t.buffer_bytes, t.gradient_bytes) for t in made], (len(made), 2)),
+            )  # fmt: skip
+        return found
+
+    def _steps(self, setting: Setting, tapes: _Tapes, rule: Optimizer) -> I64:
+        """Return the peak of the optimizer's step, and the bytes of its state, for each net; found once."""
+        key = ("steps", setting.precision, setting.device, setting.loss, rule)
+        found: I64 | None = self._cache.get(key)
+        if found is None:
+            rows = [_optimizer_step(tape, rule, setting.device, False) for tape in tapes.tapes]
+            found = self._cache[key] = column([(step.peak, step.state_bytes) for step in rows], (len(rows), 2))
+        return found
 
     def _program(self, setting: Setting, macs: bool) -> _Program:
         key = (setting.dtype, setting.weight_dtype, setting.profile, setting.convention, macs)
@@ -814,17 +853,13 @@ def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
     scratch = Scratch(longest, edges)
     parts = []
     for block in blocks:
-        per_node = (
-            np.empty((block.n_ops, 4), np.int64),
-            np.empty(block.n_ops, np.int64),
-            np.empty(len(block), np.int64),
-        )
+        sizes, classes = np.empty((block.n_ops, 4), np.int64), np.empty(len(block), np.int64)
+        per_node = (sizes, np.empty(block.n_ops, np.int64), classes, _nowhere()[3])
         found, moved = _evaluate(block, both, per_node)
         if apart:
             _evaluate(block, alone, per_node)
         if moved and q.at:
             found[:, 0:3:2] = _evaluate(block, replace(both, at=0), _nowhere())[0][:, 0:3:2]
-        sizes, _, classes = per_node
         try:
             trained = train(made, block.graph_ptr, block.kind, block.in_ptr, block.in_idx, block.until, sizes, classes,
                             training.steps, scratch)  # fmt: skip
@@ -837,15 +872,19 @@ def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
     return np.concatenate(parts)
 
 
-def _nowhere() -> tuple[I64, I64, I64]:
-    return np.empty((0, 4), np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+# `sizes`, `beside`, `classes` and `shapes` of the kernel.
+_PerNode: TypeAlias = tuple[I64, I64, I64, I64]
+
+
+def _nowhere() -> _PerNode:
+    return np.empty((0, 4), np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 6), np.int64)
 
 
 def _unsigned(array: I32) -> NDArray[np.uint32]:
     return array.view(np.uint32)
 
 
-def _evaluate(batch: Batch, q: _Question, per_node: tuple[I64, I64, I64]) -> tuple[I64, bool]:
+def _evaluate(batch: Batch, q: _Question, per_node: _PerNode) -> tuple[I64, bool]:
     """Call the kernel, which may fill `sizes`, `beside`, `classes`; return what it found, whether a batch moved."""
     n_ops, n_tensors = (int(np.diff(p).max(initial=0)) for p in (batch.graph_ptr, batch.tensor_ptr))
     steps = np.zeros((n_ops, 8), np.int64)
@@ -882,7 +921,7 @@ def _minimum_of_nets(nets: Sequence[Lowered], setting: Setting, first: int) -> I
 def _minimum_of_nodes(batch: Batch, program: _Program, at: int, share: I64, held: I64) -> I64:
     """Return the least peak of each graph of a chunk whose ops have one output each."""
     sizes, beside = np.empty((batch.n_ops, 4), np.int64), np.empty(batch.n_ops, np.int64)
-    _evaluate(batch, _Question(program, at, 0, 0, False), (sizes, beside, np.empty(len(batch), np.int64)))
+    _evaluate(batch, _Question(program, at, 0, 0, False), (sizes, beside, *_nowhere()[2:]))
     flags = held[batch.kind]
     flags[_within(batch, batch.output_ptr, batch.output_idx)] |= 4
     peaks, bounds = minimum_peaks(
@@ -903,16 +942,69 @@ def _within(batch: Batch, ptr: I64, idx: I32) -> I64:
     return column(idx + np.repeat((batch.graph_ptr - batch.graph_ptr[0])[:-1], np.diff(ptr)))
 
 
-def _training_of_nets(nets: Sequence[Lowered], setting: Setting, metrics: Sequence[Metric], first: int) -> I64:
-    """Return the metrics of training of some lowered graphs."""
-    found = np.empty((len(nets), len(metrics)), np.int64)
-    for i, net in enumerate(nets):
-        for j, metric in enumerate(metrics):
-            plan = _numbered(
-                first + i, plan_training, net, batch=setting.batch, optimizer=metric.optimizer or "sgd",
-                precision=setting.precision, device=setting.device, loss=setting.loss,
-            )  # fmt: skip
-            found[i, j] = plan.saved_bytes if metric.name == "saved" else plan.peak_bytes
+# Columns of a tape, in the order of the kernel.
+_TAPE: Final = (
+    "spec", "store_spec", "store_refs", "alloc_ptr", "alloc_idx", "drop_ptr", "drop_idx", "saved_ptr", "saved_idx",
+    "edge_ptr", "edge_value", "edge_spec", "edge_copies", "out_ptr", "out_value", "code_ptr", "code", "value_spec",
+    "leaf_uses", "inputs", "targets", "saved_stores",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tapes:
+    """Tapes end to end: what `train_steps` reads, and per net root, `held`, most handles, and resident bytes."""
+
+    tapes: tuple[Tape, ...]
+    start: I64
+    columns: tuple[I64, ...]
+    scalars: I64
+    resident: I64
+
+    def cut(self, begin: int, end: int) -> _Tapes:
+        """Return the arrays of consecutive graphs."""
+        a, b = self.start[begin], self.start[end]
+        columns = tuple(c[i:j] for c, i, j in zip(self.columns, a, b, strict=True))
+        return _Tapes((), self.start[begin : end + 1] - a, columns, self.scalars[begin:end], self.resident[begin:end])
+
+
+def _tape_of(net: Lowered, setting: Setting) -> Tape:
+    """Return the tape of an ordinary training step; kept with the net."""
+    _, dtype, autocast = _precision(setting.precision, net)
+    return _tape(net, setting.device, dtype, autocast, setting.loss, None, False, (), False, False)
+
+
+def _answer_tapes(batch: Batch, q: _Question, tapes: _Tapes) -> I64:
+    """Run the tapes of a chunk, see `train_steps`; raises _Failed."""
+    shapes = np.empty((batch.n_tensors, 6), np.int64)
+    _evaluate(batch, q, (*_nowhere()[:3], shapes))
+    most = dict(zip(_TAPE, np.diff(tapes.start, axis=0).max(axis=0, initial=0).tolist(), strict=True))
+    more = int(tapes.scalars[:, 2].max(initial=0))
+    total, records, values = most["store_spec"] + more, most["alloc_ptr"], most["value_spec"]
+    written, seed = np.empty(most["spec"], np.int64), np.empty(1, np.int64)
+    lengths = (
+        total,
+        total,
+        total,
+        total,
+        2 * total,
+        values,
+        values,
+        more,
+        more,
+        more,
+        more,
+        more,
+        records,
+        records,
+        19,
+    )
+    found = np.empty((len(batch), 5), np.int64)
+    arguments: list[Any] = [
+        column(tapes.start), batch.tensor_ptr, frozen(shapes), *map(column, tapes.columns),
+        column(tapes.scalars[:, 0]), column(tapes.scalars[:, 1]), column([0]), column([3]), written,
+        frozen(written.view()), seed, frozen(seed.view()), *(np.empty(n, np.int64) for n in lengths), found,
+    ]  # fmt: skip
+    train_steps(*arguments)
     return found
 
 
