@@ -441,9 +441,34 @@ def test_spaces_that_are_not_well_formed_are_refused():
             Gene("k", values)
     with pytest.raises(SpaceError):
         Gene("", (1,))
+    with pytest.raises(SpaceError, match="hashed"):
+        Gene("k", ([1], [2]))
     first = Space("t", [gene], [Slot("stem", slot_spaces.stem, {}, {"k": (1,)}), Slot("p", slot_spaces.pool_flatten)])
     with pytest.raises(SpaceError, match="first one and may be switched off"):
         first.evaluate([[0]])
+
+
+def test_what_overflows_is_refused():
+    space = slot_spaces.chain(("preactivation",), 3)
+    x = space.random(1, rng=0)
+    huge = 2**44
+    assert space.evaluate(x, "params", batch=1)["params"] > 0
+    with pytest.raises(SpaceError, match=r"slot 'block\d' brings space 'chain' to 2\*\*62"):
+        space.evaluate(x, "macs", batch=huge)
+    with pytest.raises(SpaceError, match=r"slot 'stem', option res=8, given none: .*2\*\*62"):
+        space.evaluate(x, batch=2**60)
+
+
+def test_arguments_of_partials_need_not_be_hashable():
+    build = functools.partial(_listed, channels=[4, 8])
+    space = Space("t", [], [Slot("stem", slot_spaces.stem), Slot("a", build), Slot("b", build)])
+    assert space.evaluate(np.zeros((1, 0), int), "params")["params"] == space.graph([]).n_parameters
+
+
+def _listed(g, x, channels):
+    for c in channels:
+        x = g.conv2d(x, c, 1)
+    return x
 
 
 def test_settings_and_metrics_that_do_not_exist():

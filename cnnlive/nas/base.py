@@ -62,7 +62,11 @@ class Gene:
         object.__setattr__(self, "values", tuple(self.values))
         if not self.name or not isinstance(self.name, str):
             raise SpaceError(f"a gene needs a non-empty text as name, not {self.name!r}")
-        if not 1 <= len(self.values) <= 32767 or len(set(self.values)) != len(self.values):
+        try:
+            different = len(set(self.values)) == len(self.values)
+        except TypeError:
+            raise SpaceError(f"gene {self.name!r} has values that cannot be hashed (lists: use tuples)") from None
+        if not 1 <= len(self.values) <= 32767 or not different:
             raise SpaceError(f"gene {self.name!r} has values {self.values!r}; allowed: 1 to 32,767 different ones")
 
     @property

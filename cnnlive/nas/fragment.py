@@ -139,9 +139,14 @@ def label(slot: Any, values: Mapping[str, Any]) -> str:
 
 def build_key(build: Callable[..., Any]) -> Any:
     """Return what makes two builder functions the same: partials of one function with equal arguments are."""
-    if isinstance(build, partial):
-        return (build_key(build.func), build.args, tuple(sorted(build.keywords.items())))
-    return build
+    if not isinstance(build, partial):
+        return build
+    key = (build_key(build.func), build.args, tuple(sorted(build.keywords.items())))
+    try:
+        hash(key)
+    except TypeError:  # arguments that cannot be compared this way: the same only as itself
+        return build
+    return key
 
 
 _SCOPE: Final = "slot"

@@ -7,6 +7,7 @@ combination of its genes' values and every state behind, which state follows and
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from cnnlive._kernels.trellis import narrow, walk, walk_one
 from cnnlive._types import I16, I64, Columns, column, frozen
-from cnnlive.errors import GraphError, SpaceError
+from cnnlive.errors import CnnliveError, GraphError, SpaceError
 from cnnlive.nas.base import Metric, Setting
 from cnnlive.nas.fragment import (
     NONE,
@@ -57,6 +58,7 @@ __all__ = [
 _ROWS: Final = 8192
 _COMBINATIONS: Final = 2048
 _BLOCK: Final = 128
+_LIMIT: Final = 1 << 62
 # More states or combinations than this are no trellis.
 _MOST: Final = 2_000_000
 
@@ -334,6 +336,17 @@ def _joined(stages: Sequence[Stage], question: Question) -> list[Stage]:
     return done
 
 
+@contextlib.contextmanager
+def _named(fragment: Fragment) -> Iterator[None]:
+    """Say of which slot and option an error is."""
+    try:
+        yield
+    except SpaceError:
+        raise
+    except CnnliveError as error:
+        raise SpaceError(f"{fragment.label} given {fragment.before}: {error}") from error
+
+
 class _Compiler:
     """Finds the states of every boundary and measures every step between them."""
 
@@ -372,14 +385,16 @@ class _Compiler:
         key = (k, id(fragment), f, b)
         found = self.measured.get(key)
         if found is None:
-            found = self.measured[key] = self.question.parts[k].measure(fragment, f, b)
+            with _named(fragment):
+                found = self.measured[key] = self.question.parts[k].measure(fragment, f, b)
         return found
 
     def forward(self, k: int, fragment: Fragment, f: tuple[Any, ...]) -> tuple[Any, ...]:
         key = (k, id(fragment), f)
         found = self.states.get(key)
         if found is None:
-            found = self.states[key] = self.question.parts[k].forward(fragment, f)
+            with _named(fragment):
+                found = self.states[key] = self.question.parts[k].forward(fragment, f)
         return found
 
     def run(self) -> tuple[Stage, ...]:
@@ -480,7 +495,16 @@ def _shown(items: Sequence[Any], what: str, show: bool | None) -> Iterator[Any]:
 
 def compile_stages(space: Space, question: Question, show: bool | None = None) -> tuple[Stage, ...]:
     """Find the states of every boundary of a space and measure every step, slot by slot."""
-    return _Compiler(space, question, space.fragments, show).run()
+    stages = _Compiler(space, question, space.fragments, show).run()
+    most = [0] * question.width
+    for slot, stage in zip(space.slots, stages, strict=True):
+        largest = stage.numbers.reshape(-1, question.width).max(axis=0).tolist()
+        most = [total + max(more, 0) for total, more in zip(most, largest, strict=True)]
+        # A peak is no more than everything together, so nothing that the walk adds up can wrap.
+        if sum(most) >= _LIMIT:
+            raise SpaceError(f"slot {slot.name!r} brings space {space.name!r} to 2**62 multiply-accumulates or bytes, "
+                             "or more; nothing is counted beyond that")  # fmt: skip
+    return stages
 
 
 def compile_trellis(space: Space, metrics: Sequence[Metric], setting: Setting, show: bool | None = None) -> Trellis:
