@@ -186,7 +186,7 @@ def test_a_limit_adds_little_to_the_walk_of_a_candidate():
     walk = space.evaluator(("params", "macs", "inference_peak"))
     row = space.random(1, rng=0)[0]
     assert limit.ok(row)
-    assert seconds(limit.ok, row) < 3 * seconds(walk, row)  # 1.3 where nothing else runs
+    assert seconds(limit.ok, row) < 3 * seconds(walk, row)  # 1.6 where nothing else runs
 
 
 # ---------------------------------------------------------------------------------- protocols
