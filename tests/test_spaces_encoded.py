@@ -25,7 +25,7 @@ import cnnlive
 from cnnlive import zoo
 from cnnlive._kernels import encoders_nasbench101
 from cnnlive._kernels.encoders import block_widths, nearest
-from cnnlive.errors import AttributeValueError, SpaceError
+from cnnlive.errors import AttributeValueError, ShapeError, SpaceError
 from cnnlive.nas.base import Gene
 from cnnlive.nas.encoded import EncodedSpace, non_dominated
 from cnnlive.nas.limit import Limit
@@ -45,7 +45,7 @@ module101 = sys.modules["cnnlive.nas.spaces.nasbench101"]
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "nas_encoded.json").read_text("utf-8"))
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
-slow = pytest.mark.skipif(not COMPILED, reason="takes minutes where nothing is compiled")
+slow = pytest.mark.skipif(not COMPILED, reason="takes long, or overflows with a warning, where nothing is compiled")
 
 GRIDS = {"depths": (3, 5), "initial_widths": (8, 16, 24), "slopes": (0, 8.5, 20), "factors": (1.5, 2.5),
          "group_widths": (1, 8, 12, 16), "resolution": 32, "classes": 7}  # fmt: skip
@@ -164,6 +164,16 @@ def test_no_candidates_give_empty_columns_and_no_metrics_none():
     assert list(found) == ["params", "inference_peak"]
     assert all(len(c) == 0 and c.dtype == np.int64 for c in found.values())
     assert space.evaluate(space.random(2, rng=0), ()) == {}
+
+
+@slow
+def test_a_candidate_that_cannot_be_counted_is_named():
+    space = small("regnet")
+    x = space.random(3, rng=0)
+    with pytest.raises(ShapeError, match=r"^genotype \[\d, .*\]: .*2\*\*62"):
+        space.evaluate(x, "inference_peak", batch=2**58)
+    with pytest.raises(AttributeValueError, match="unknown metric 'peak'"):
+        space.evaluate(x, "peak")
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -320,13 +330,23 @@ def test_a_cell_runs_like_the_reference_code_in_real_pytorch(one_thread):
             return self.classifier(out)
 
     space = nasbench201(channels=8, cells=1)
-    x = torch.zeros(2, 3, 32, 32)
+    x, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
+    optimizer = functools.partial(torch.optim.SGD, lr=0.1, foreach=False)
+
+    def criterion(out):
+        return nn.functional.cross_entropy(out, labels)
+
     for row in space.random(6, rng=2):
         net = Net(row, 8).eval()
         measured = torch_truth.inference(net, (x,))
         found = space.evaluate(row, ("inference_total", "params"), batch=2, profile="torch")
         assert int(found["params"][0]) == sum(p.numel() for p in net.parameters())
         assert int(found["inference_total"][0]) == measured.peak_bytes
+        real = torch_truth.training_step(net.train(), x, criterion, optimizer=optimizer)
+        plan = plan_training(space.graph(row), batch=2, device="cpu", optimizer="sgd", host_scalars=True)
+        assert (plan.saved_bytes, plan.forward_peak, plan.backward_peak) == (
+            real.saved_bytes, real.forward_peak, real.backward_peak,
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- NAS-Bench-101

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnnlive._kernels.encoders import fuse
 from cnnlive._types import I64, frozen
-from cnnlive.errors import SpaceError, close_names
+from cnnlive.errors import CnnliveError, SpaceError, close_names
 from cnnlive.graph import Graph
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import METRICS, Gene, Metric, SearchSpace, Setting, read_metrics, read_setting
@@ -44,8 +45,10 @@ PEAKS: Final = ("inference_peak", "minimum_peak")
 _FEW: Final = 2048
 # Spaces that are evaluated whole as soon as single candidates are asked for.
 _WHOLE: Final = 1 << 16
-# Columns of remembered values.
-_COLUMNS: Final = 64
+# Values that a space remembers: 256 MiB of them.
+_REMEMBERED: Final = 1 << 25
+
+_GRAPH: Final = re.compile(r"(?:graph (\d+)[:,] )?(.*)", re.DOTALL)
 
 Row = Callable[[Any], tuple[int, ...]]
 _Part = Callable[[Sequence[str]], dict[str, I64]]
@@ -323,7 +326,7 @@ class EncodedSpace(SearchSpace):
         key = (rules, metric.name, metric.optimizer)
         column = self._known.get(key)
         if column is None:
-            if len(self._known) >= _COLUMNS:
+            if len(self._known) * self.n_members() >= _REMEMBERED:
                 self._known.clear()
             column = self._known.setdefault(key, np.full(self.n_members(), -1, np.int64))
         return column
@@ -635,19 +638,22 @@ def _evaluate(
         rows = packed[start : start + step]
         nodes = encoder.fill(rows, scratch, room)
         columns: dict[str, I64] = {}
-        for labels, fusing in questions:
-            if not labels:
-                continue
-            graphs = _fused(space.palette, space._biased, nodes) if fusing else nodes
-            batch = Batch.from_nodes(space.palette, *graphs, check=False)
-            try:
-                columns |= evaluate_batch(batch, metrics=labels, threads=1, **options | plain)
-            except SpaceError:
-                if not trained:
-                    raise
-                # What flat nodes are not trained with: one graph at a time then.
-                nets = [space.build(tuple(row)) for row in space.unpack(rows).tolist()]
-                columns |= evaluate_batch(nets, metrics=labels, threads=1, **options | plain)
+        try:
+            for labels, fusing in questions:
+                graphs = _fused(space.palette, space._biased, nodes) if fusing else nodes
+                batch = Batch.from_nodes(space.palette, *graphs, check=False)
+                try:
+                    columns |= evaluate_batch(batch, metrics=labels, threads=1, **options | plain) if labels else {}
+                except SpaceError:
+                    if not trained:
+                        raise
+                    # What flat nodes are not trained with: one graph at a time then.
+                    nets = [space.build(tuple(row)) for row in space.unpack(rows).tolist()]
+                    columns |= evaluate_batch(nets, metrics=labels, threads=1, **options | plain)
+        except CnnliveError as error:
+            number, words = _GRAPH.match(str(error)).groups()  # type: ignore[union-attr]
+            row = space.unpack(rows[int(number) : int(number) + 1])[0].tolist() if number else ""
+            raise type(error)(f"genotype {row}: {words}" if number else words) from error
         for column, label in zip(found, metrics, strict=True):
             column[start : start + step] = columns[label]
     return found
