@@ -19,6 +19,7 @@ __all__ = [
     "F64",
     "FLOATING",
     "I16",
+    "I32",
     "I64",
     "IS_FLOATING",
     "ITEMSIZE",
@@ -35,6 +36,7 @@ __all__ = [
 
 F64: TypeAlias = NDArray[np.float64]
 I16: TypeAlias = NDArray[np.int16]
+I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 Attrs: TypeAlias = Mapping[str, Any]

@@ -223,9 +223,20 @@ def test_few_states_leave_bound_and_peak_apart(states):
 
 def test_a_part_whose_ops_all_run_at_once_needs_no_choice():
     """One op behind it takes more than it does, so the level is high when the search begins."""
-    inputs = [((), 90, 0, 2, 0), ((), 10, 0, 2, 0)]
-    net = [*inputs, ((0,), 90, 0, 0, 0), ((1,), 1, 0, 0, 0), ((2, 3), 1, 0, 0, 0), ((4,), 184, 0, 4, 0)]
-    assert minimum_peaks(*flat(net))[0].tolist() == [185] == [least_peak(net)]
+    for length in (1, 70):
+        net = [((), 90, 0, 2, 0), ((), 10, 0, 2, 0), ((0,), 90, 0, 0, 0)]
+        net += [((k,), 90, 0, 0, 0) for k in range(2, length + 1)]
+        n = len(net)
+        net += [((1,), 1, 0, 0, 0), ((n - 1, n), 1, 0, 0, 0), ((n + 1,), 184, 0, 4, 0)]
+        assert minimum_peaks(*flat(net))[0].tolist() == [185]
+        assert length > 1 or least_peak(net) == 185
+
+
+def test_an_op_that_takes_over_may_wait_for_its_scratch():
+    opened, closed = ((0,), 20, 0, 0, 0), ((1,), 1, 0, 0, 0)
+    net = [X, opened, opened, closed, ((2,), 1, 0, 0, 0), ((3,), 1, 2, 0, 30), ((4, 5), 1, 0, 4, 0)]
+    peaks, bounds = minimum_peaks(*flat(net))
+    assert peaks.tolist() == bounds.tolist() == [least_peak(net)]
 
 
 def test_what_is_left_undecided_is_halved():

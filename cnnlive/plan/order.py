@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnlive._kernels.order import list_order, model, solve, survey
 from cnnlive._kernels.order import minimum_peaks as _minimum_peaks
-from cnnlive._types import I64, Columns, frozen
+from cnnlive._types import I32, I64, Columns, frozen
 from cnnlive.errors import GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
@@ -22,7 +22,6 @@ from cnnlive.units import format_bytes
 __all__ = ["MAX_STATES", "OrderPlan", "minimum_peak", "minimum_peaks", "plan_order", "share_codes"]
 
 MAX_STATES: Final = 1_000_000
-I32: TypeAlias = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -273,6 +272,7 @@ _SCRATCH = ("group", "place", "maker", "cursor", "readers", "reader", "carried",
 _MODEL = ("pred_ptr", "pred_idx", "latest", "use_ptr", "use_idx", "takes", "user_ptr", "user_idx", "size", "fresh",
           "stays", "extra")  # fmt: skip
 _SURVEYED = ("level", "need", "part")
+_SMALL = ("before", "own_ptr", "others", "freed", "may")
 _FIRST_STATES = 4096
 # Inputs that an op of each code of `share` needs.
 _NEEDS = (0, 1, 1, 2, 1, 1)
@@ -389,7 +389,8 @@ def minimum_peaks(
     work["needs"][:] = _NEEDS
     work["node_ptr"][:] = np.arange(n + 1)
     states, mask = _states(max_states)
-    names = (*sizes, *_SCRATCH, *_MODEL, "birth", "successor", *_SURVEYED)
+    work |= _arrays({"before": 63, "own_ptr": 63, "others": n_edges, "freed": n_edges, "may": n_edges})
+    names = (*sizes, *_SCRATCH, *_MODEL, "birth", "successor", *_SURVEYED, *_SMALL)
     rest = [*[work[name] for name in names], *states, np.empty(n, np.int64), peaks, bounds]
     inputs = [_read_only(a) for a in (graph_ptr, in_ptr, in_idx, *columns)]
     arguments: list[Any] = [*inputs, max_states, mask, *rest]
