@@ -381,3 +381,23 @@ def test_a_limit_of_a_real_space_counts_and_samples_what_fits(name):
     assert limit.mask(limit.sample(500, rng=0)).all()
     least = Limit(space, minimum_peak=tops["minimum_peak"])
     assert least.count() == (seen["minimum_peak"] <= tops["minimum_peak"]).sum()
+
+
+def test_a_candidate_comes_in_any_integers():
+    space = spaces.nasbench_macro()
+    limit = Limit(space, params=10**6)
+    rows = space.random(50, rng=5)
+    wide = np.repeat(rows, 2, axis=1)[:, ::2]
+    expected = limit.mask(rows).tolist()
+    assert 0 < sum(expected) < 50
+    for given_as in (list, tuple, lambda row: row[::-1].copy()[::-1], lambda row: row[None]):
+        assert [limit.ok(given_as(row)) for row in rows] == expected
+    for kind in (np.int8, np.int16, np.int32, np.uint8, np.uint64):
+        assert [limit.ok(row) for row in rows.astype(kind)] == expected
+    assert [limit.ok(row) for row in wide] == expected
+    bad = rows[0].tolist()
+    for wrong in ([3, *bad[1:]], [-1, *bad[1:]], [0.5, *bad[1:]], bad[:7], [*bad, 0], [True] * 8, "00000000", None, []):
+        with pytest.raises(SpaceError):
+            limit.ok(wrong)
+        with pytest.raises(SpaceError):
+            limit.ok(np.array(wrong))

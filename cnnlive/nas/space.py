@@ -319,9 +319,11 @@ class Space(SearchSpace):
         plain = [names.index(m.name) if m.name in names else -1 for m in wanted]
 
         def evaluate(x: ArrayLike) -> tuple[int, ...]:
-            row = x
-            if type(row) is not np.ndarray or row.dtype != np.int64 or row.ndim != 1 or not row.flags.c_contiguous:
-                row = np.array(self.row(x), np.int64)
+            row = x if type(x) is np.ndarray else np.asarray(x)
+            if row.dtype != np.int64 or row.ndim != 1 or not row.flags.c_contiguous:
+                # The walk checks values; of another type or shape than this the check of rows has the word.
+                signed = row.ndim == 1 and row.dtype.kind == "i"
+                row = np.ascontiguousarray(row, np.int64) if signed else np.array(self.row(x), np.int64)
             if row.shape[0] != n_genes:
                 self.row(x)
             try:
