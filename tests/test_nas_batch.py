@@ -14,8 +14,10 @@ from strategies import graphs, graphs_in_frames, training_graphs
 from test_nas_palette import PALETTE, joined, nodes
 
 from cnnlive import Graph, lower, plan_inference, plan_training
+from cnnlive._kernels.shapes import propagate
 from cnnlive.errors import AttributeValueError, DTypeError, GraphError, LoweringError, ShapeError, SpaceError
 from cnnlive.nas import _chunks
+from cnnlive.nas.base import read_setting
 from cnnlive.nas.batch import Batch, evaluate_batch
 from cnnlive.nas.palette import FREE, Palette
 from cnnlive.plan.order import minimum_peak
@@ -522,3 +524,220 @@ def test_a_forked_child_evaluates_after_its_parent_has():
     assert queue.get(timeout=120) == expected
     process.join(timeout=60)
     assert process.exitcode == 0
+
+
+# ------------------------------------------------------------------ arrays of one op, every rule
+
+
+def one_op(rule, attr, shapes, n_out=1, **more):
+    """Columns of a graph that is one op behind network inputs of some shapes."""
+    n = len(shapes)
+    rows = [*map(list, shapes), attr]
+    weighed = more.pop("weight_rule", (0,) * 6)
+    arrays = {
+        "graph_ptr": [0, n + 1],
+        "in_ptr": [0] * (n + 1) + [n],
+        "in_idx": list(range(n)),
+        "out_ptr": [*range(n + 1), n + n_out],
+        "rule": [0] * n + [rule],
+        "attr_ptr": np.cumsum([0, *map(len, rows)]),
+        "attr": [v for row in rows for v in row],
+        "is_output": [0] * n + [1] * n_out,
+        "kind": [1] * n + [0] * n_out,
+        "weight_rule": [(0,) * 6] * n + [weighed],
+        "macs_rule": [0] * n + [more.pop("macs_rule", 0)],
+        "names": ["input"] * n + ["it"],
+    }
+    return arrays | more
+
+
+IMAGE = (1, 4, 6, 5)
+FITS = {
+    "conv1d": (3, [1, 2, 1, 0, 0, 3, 2, 1, 1, 1, 0], [(1, 4, 9)], [(1, 2, 5)]),
+    "conv of ceil": (3, [2, 2, 1, 0, 1, 3, 2, 0, 0, 1, 0, 3, 1, 0, 0, 1, 0], [IMAGE], [(1, 2, 3, 5)]),
+    "transposed": (3, [1, 2, 2, 1, 0, 3, 2, 1, 1, 1, 1], [(1, 4, 9)], [(1, 2, 18)]),
+    "transposed, same": (3, [1, 2, 1, 1, 1, 3, 2, 0, 0, 1, 0], [(1, 4, 9)], [(1, 2, 18)]),
+    "pool of ceil": (4, [1, 0, 1, 3, 2, 0, 0, 1], [(1, 4, 6)], [(1, 4, 3)]),
+    "pool of ceil, last outside": (4, [1, 0, 1, 1, 2, 1, 1, 1], [(1, 4, 2)], [(1, 4, 2)]),
+    "pool of same": (4, [1, 1, 0, 3, 2, 0, 0, 1], [(1, 4, 5)], [(1, 4, 3)]),
+    "adaptive with indices": (5, [1, 0], [IMAGE], [(1, 4, 1, 5), (1, 4, 1, 5)]),
+    "matmul": (7, [], [(1, 2, 3), (1, 3, 4)], [(1, 2, 4)]),
+    "matmul of matrices": (7, [], [(2, 3), (3, 4)], [(2, 4)]),
+    "broadcast of ranks": (9, [], [IMAGE, (5,)], [IMAGE]),
+    "broadcast moves": (9, [], [IMAGE, (6, 1)], [IMAGE]),
+    "reshape": (10, [2, 0, -1], [IMAGE], [(2, 4, 15)]),
+    "reshape to literals": (10, [0, 24, 5], [IMAGE], [(1, 24, 5)]),
+    "flatten all": (11, [0, 3], [IMAGE], [(120,)]),
+    "flatten within": (11, [1, 2], [IMAGE], [(1, 24, 5)]),
+    "permute": (12, [1, 0, 3, 2], [IMAGE], [(4, 1, 5, 6)]),
+    "reduce": (13, [0, 1, 3], [IMAGE], [(1, 6)]),
+    "resize to sizes": (14, [0, 3, 4], [IMAGE], [(1, 4, 3, 4)]),
+    "resize by factors": (14, [1, 3, -1, 1, 1], [IMAGE], [(1, 4, 9, 10)]),
+    "split in chunks": (15, [1, 3], [IMAGE], [(1, 2, 6, 5), (1, 2, 6, 5)]),
+    "split by sizes": (15, [1, 0, 1, 3], [IMAGE], [(1, 1, 6, 5), (1, 3, 6, 5)]),
+    "slice": (16, [2, -4, -1, 2], [IMAGE], [(1, 4, 2, 5)]),
+    "slice backwards": (16, [2, 5, 0, -2], [IMAGE], [(1, 4, 3, 5)]),
+    "pad": (17, [1, 2, 0, -1], [IMAGE], [(1, 4, 5, 8)]),
+    "squeeze": (18, [0], [IMAGE], [(4, 6, 5)]),
+    "unsqueeze": (19, [0, 2], [(3, 4)], [(1, 3, 1, 4)]),
+    "shuffle": (20, [2, 1], [IMAGE], [(1, 1, 12, 10)]),
+    "unshuffle": (20, [2, 0], [(1, 4, 6, 4)], [(1, 16, 3, 2)]),
+    "expand": (21, [2, 0, 3], [(4, 1)], [(2, 4, 3)]),
+    "literals": (1, [2, 1, 3, 5, 1, 0, 7], [IMAGE], [(3, 5), (7,)]),
+}
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_every_shape_rule_gives_its_shape(case):
+    rule, attr, shapes, expected = FITS[case]
+    batch = Batch.from_arrays(**one_op(rule, attr, shapes, len(expected)))
+    peak = sum(4 * int(np.prod(s)) for s in (*shapes, *expected))
+    as_written = batch._ask(read_setting(), 0, False, None, 1, None)
+    assert as_written[:, 3].tolist() == [peak]
+    assert columns_of_one(*FITS[case]) == expected
+
+
+def columns_of_one(rule, attr, shapes, expected):
+    """What the shapes' kernel makes of the same columns."""
+    a = {k: np.asarray(v, np.int64) for k, v in one_op(rule, attr, shapes, len(expected)).items() if k != "names"}
+    n = len(a["kind"])
+    rank, numel, dims = np.empty(n, np.int64), np.empty(n, np.int64), np.empty((n, 6), np.int64)
+    for array in (columns := [a[k] for k in ("rule", "attr_ptr", "attr", "in_ptr", "in_idx", "out_ptr")]):
+        array.setflags(write=False)
+    status, _ = propagate(*columns, 0, rank, dims, numel)
+    assert status == 0
+    return [tuple(dims[t, : rank[t]].tolist()) for t in range(len(shapes), n)]
+
+
+IMPOSSIBLE = {
+    "conv of another rank": (3, [1, 2, 1, 0, 0, 3, 2, 1, 1, 1, 0], [IMAGE]),
+    "conv whose window does not fit": (3, [1, 2, 1, 0, 0, 30, 2, 1, 1, 1, 0], [(1, 4, 9)]),
+    "image conv whose window does not fit": (3, [2, 2, 1, 0, 0, 9, 1, 0, 0, 1, 0, 3, 1, 0, 0, 1, 0], [IMAGE]),
+    "groups that do not divide": (3, [1, 2, 3, 0, 0, 3, 2, 1, 1, 1, 0], [(1, 4, 9)]),
+    "image groups that do not divide": (3, [2, 3, 3, 0, 0, 3, 1, 0, 0, 1, 0, 3, 1, 0, 0, 1, 0], [IMAGE]),
+    "pool of another rank": (4, [1, 0, 0, 3, 2, 0, 0, 1], [IMAGE]),
+    "pool that does not fit": (4, [1, 0, 0, 30, 2, 0, 0, 1], [(1, 4, 9)]),
+    "adaptive of another rank": (5, [1], [IMAGE]),
+    "broadcast": (9, [], [IMAGE, (1, 3, 6, 5)]),
+    "matmul": (7, [], [(1, 2, 3), (1, 4, 4)]),
+    "matmul of a vector": (7, [], [(1, 2, 3), (3,)]),
+    "concat of another rank": (8, [1], [IMAGE, (1, 4)]),
+    "concat of other sizes": (8, [1], [IMAGE, (1, 4, 6, 6)]),
+    "concat along no dimension": (8, [4], [IMAGE, IMAGE]),
+    "reshape": (10, [0, 7, -1], [IMAGE]),
+    "reshape to literals": (10, [0, 7], [IMAGE]),
+    "flatten": (11, [1, 4], [IMAGE]),
+    "permute": (12, [0, 1], [IMAGE]),
+    "resize of another rank": (14, [0, 3], [IMAGE]),
+    "resize to nothing": (14, [1, 1, -4, 1, 0], [IMAGE]),
+    "split along no dimension": (15, [4, 1], [IMAGE]),
+    "split that leaves something": (15, [1, 0, 3], [IMAGE]),
+    "split in too many": (15, [1, 9], [(1, 4, 6, 5)]),
+    "slice along no dimension": (16, [4, 0, 1, 1], [IMAGE]),
+    "slice of nothing": (16, [1, 2, 2, 1], [IMAGE]),
+    "pad of more dimensions": (17, [1, 1, 1, 1], [(3,)]),
+    "pad to nothing": (17, [-3, -2], [IMAGE]),
+    "squeeze": (18, [1], [IMAGE]),
+    "unsqueeze": (19, [0, 1, 2], [IMAGE]),
+    "shuffle of another rank": (20, [2, 1], [(1, 4)]),
+    "shuffle": (20, [3, 1], [IMAGE]),
+    "unshuffle": (20, [2, 0], [IMAGE]),
+    "expand": (21, [0, 3, 0, 0], [IMAGE]),
+    "expand to fewer dimensions": (21, [0, 4], [IMAGE]),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_shapes_of_arrays_are_errors(case):
+    rule, attr, shapes = IMPOSSIBLE[case]
+    n_out = len(attr) - 2 if rule == 15 and attr[1] == 0 else 9 if attr == [1, 9] else 1
+    columns = one_op(rule, attr, shapes, n_out)
+    if case.startswith("image"):
+        columns |= {"weight_rule": [(0,) * 6, (1, 1, 0, 0, 0, 0)], "macs_rule": [0, 1]}
+    with pytest.raises(ShapeError, match=rf"^graph 0: op {len(shapes)} \(it\): the shapes are impossible$"):
+        Batch.from_arrays(**columns)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": [0, 22]}, "graph 0, op 1: shape rule 22; allowed: 0 to 21"),
+        ({"attr": [1, 4, 9, 1]}, r"graph 0, op 1: columns \[1\] of shape rule 2, with 1 outputs"),
+        ({"attr": [1, -4, 9]}, r"graph 0, op 0: columns \[1, -4, 9\] of shape rule 0"),
+        ({"rule": [0, 9], "alias": [0, 4]}, r"op 1 \(it\) reads 1 tensors; allowed: 2 or more"),
+        ({"weight_rule": [(0,) * 6, (1, 1, 0, 0, 0, 0)]}, r"op 1: weight_rule \[1, 1, 0, 0, 0, 0\] with shape rule 2"),
+        ({"weight_rule": [(0,) * 6, (0, -1, 0, 0, 0, 0)]}, r"op 1: weight_rule \[0, -1, 0, 0, 0, 0\]"),
+        ({"macs_rule": [0, 1]}, "op 1: macs_rule 1 with shape rule 2"),
+        ({"alias": [0, 5]}, "op 1: alias 5; allowed: 0 to 4"),
+        ({"alias": [1, 0]}, "op 0: an op without inputs has nothing to share"),
+        ({"kind": [1, 3]}, "op 1: kind 3; allowed: 0 to 2"),
+        ({"kind": [1, 1]}, "op 1: a network input with shape rule 2; allowed: 0"),
+        ({"owner": [[1, 1, 1, 1], [2, 1, 1, 1]]}, "op 1: owner 2; allowed: 0 to 1"),
+        ({"index_bytes": [0, 100]}, "op 1: index_bytes 100; allowed: 0 to 64"),
+        ({"statistics": [[1, 0, 7, 8]]}, "op 1: statistics 7; allowed: 0 to 6"),
+        ({"statistics": [[2, 0, 2, 8]]}, "statistics name op 2; allowed: 0 to 1"),
+        ({"dtype": [0, 99]}, "dtype holds 99; allowed: 0 to 9"),
+        ({"names": ["one"]}, "1 names for 2 ops"),
+        ({"out_ptr": [0, 1, 1], "kind": [1], "is_output": [1]}, "graph 0, op 1 writes no tensor"),
+        ({"out_ptr": [0, 2]}, "out_ptr has 2 entries for 2 ops; allowed: 3"),
+        ({"is_output": [0, 0]}, "graph 0 has no output"),
+        ({"in_idx": [1]}, r"graph 0, op 1 \(it\) reads \[1\]; allowed: tensors that come before it"),
+        ({"until": [0, 2]}, "graph 0: tensor 1 is held through no op of it"),
+    ],
+)
+def test_wrong_arrays_are_refused_by_graph_and_op(change, message):
+    arrays = one_op(2, [], [(1, 4, 9)])
+    assert len(Batch.from_arrays(**arrays)) == 1
+    if "attr" in change:
+        change["attr_ptr"] = [0, 3, len(change["attr"])]
+    with pytest.raises(LoweringError, match=message):
+        Batch.from_arrays(**(arrays | change))
+
+
+@pytest.mark.parametrize(
+    ("rule", "attr"),
+    [(0, []), (0, [1] * 7), (1, [1]), (1, [2, 0, 3]), (3, [2, 1, 1, 0, 0]), (3, [1, 2, 1, 0, 0, 3, 0, 1, 1, 1, 0]),
+     (4, [1, 0, 0, 0, 2, 0, 0, 1]), (5, []), (5, [-1]), (6, [0]), (7, [1]), (8, [6]), (8, []), (10, []),
+     (10, [-1, -1]), (11, [2, 1]), (12, [0, 0]), (13, [2]), (13, [0, 1, 1]), (14, [0]), (14, [1, 2]),
+     (14, [1, 2, 5000]), (15, [1]), (15, [1, 0, 2, 2]), (15, [7, 2]), (16, [0, 0, 1]), (16, [0, 0, 1, 0]),
+     (16, [6, 0, 1, 1]), (17, [1]), (17, [1] * 14), (18, [1, 0]), (19, []), (20, [0, 1]), (20, [2, 2]), (21, [-1])],
+)  # fmt: skip
+def test_columns_that_a_shape_rule_cannot_read_are_refused(rule, attr):
+    with pytest.raises(LoweringError, match=rf"columns .* of shape rule {rule}"):
+        Batch.from_arrays(**one_op(rule, attr, [IMAGE, IMAGE][: 1 + (rule == 7)] if rule else []))
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # where nothing is compiled
+@pytest.mark.parametrize(
+    ("rule", "attr", "shape", "weight_rule", "macs_rule", "status"),
+    [
+        (3, [2, 2**30, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0], (1, 4, 2**20, 2**20), 1, 1, "2..62 elements"),
+        (3, [2, 2**30, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0], (1, 2**30, 1, 1), 1, 1, "parameters"),
+        (3, [2, 2**20, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0], (1, 2**20, 2**15, 2**15), 1, 1, "accumulates"),
+        (3, [1, 2**30, 1, 0, 0, 1, 1, 0, 0, 1, 0], (1, 2**30, 1), 1, 1, "parameters"),
+        (3, [1, 2**20, 1, 0, 0, 1, 1, 0, 0, 1, 0], (1, 2**20, 2**30), 1, 1, "accumulates"),
+        (6, [2**30], (1, 2**30), 2, 2, "parameters"),
+        (6, [2**20], (2**25, 2**20), 2, 2, "accumulates"),
+        (2, [], (1, 2**57), 3, 0, "parameters"),
+        (2, [], (2**30, 2**29), 0, 0, "all tensors together"),
+        (10, [-1], (2**31, 2**31), 0, 0, "2..62 elements"),
+    ],
+)
+def test_what_does_not_fit_62_bits_is_an_error(rule, attr, shape, weight_rule, macs_rule, status):
+    columns = one_op(rule, attr, [shape], weight_rule=(weight_rule, 1, 0, 0, 0, 0), macs_rule=macs_rule)
+    with pytest.raises((ShapeError, LoweringError), match=f"^graph 0: .*{status}"):
+        Batch.from_arrays(**columns)
+
+
+def test_sums_of_counts_that_do_not_fit_are_errors():
+    p = Palette()
+    p.add("input", shape=(1, 2**18, FREE[0], FREE[0]))
+    p.add("conv2d", out_channels=2**18, kernel_size=1)
+
+    def chain(n, side):
+        return Batch.from_nodes(p, [0, n + 1], [0] + [1] * n, [0, *range(n + 1)], range(n), [[side, 0]] * (n + 1))
+
+    assert evaluate_batch(chain(2, 2**12))["macs"].tolist() == [2 * 2**60]
+    with pytest.raises(ShapeError, match=r"^graph 0: 2\*\*62 multiply-accumulates or more at batch 1, with op 4 "):
+        evaluate_batch(chain(4, 2**12))
+    assert evaluate_batch(chain(4, 2**12), metrics="params")["params"].tolist() == [4 * (2**36 + 2**18)]

@@ -1365,7 +1365,7 @@ def _fits(rule: int, a: list[int], n_out: int) -> bool:
         return 1 <= n <= 6 and positive(a)
     if rule == 1:
         for _ in range(n_out):
-            if len(a) < 2 or not 0 <= a[0] <= 6 or a[1] not in (0, 1) or not positive(a[2 : 2 + a[0]]):
+            if len(a) < 2 or not 0 <= a[0] <= min(6, len(a) - 2) or a[1] not in (0, 1) or not positive(a[2 : 2 + a[0]]):
                 return False
             a = a[2 + a[0] :]
         return not a
