@@ -108,13 +108,15 @@ def train_graphs(
     goes after its last reader. In backward most gradients belong to one value alone and need no handle. Rows in flat
     arrays, unsigned numbers of nodes (no test whether an index is below 0) and words of bits: 37 ns a node became 2x.
     """
+    # What this leaves is not below 0, and the compiler sees it: no test of every index.
+    mask = 2147483647
     node_0 = graph_ptr[0]
     edge_0 = in_ptr[0]
     held = until.shape[0] > 0
     the_loss = table.shape[0] - 24
     for g in range(graph_ptr.shape[0] - 1):
-        first = graph_ptr[g] - node_0
-        n = graph_ptr[g + 1] - graph_ptr[g]
+        first = (graph_ptr[g] - node_0) & mask
+        n = (graph_ptr[g + 1] - graph_ptr[g]) & mask
         # Storage n is none: what inputs and parameters lie in, of no bytes; who keeps it is not counted.
         none = 8 * n
         amount[none + 1] = 0
@@ -127,16 +129,18 @@ def train_graphs(
         trained = 0
         tensors = 0
         idle = 0
-        start = in_ptr[first] - edge_0
+        start = (in_ptr[first] - edge_0) & mask
         first_edge = start
         for p in range(n):
-            k = 24 * kind[first + p]
+            q = (first + p) & mask
+            k = 24 * (kind[q] & mask)
             word = table[k]
             how = word & 15
-            stop = in_ptr[first + p + 1] - edge_0
-            numel = sizes[4 * (first + p)]
+            stop = (in_ptr[q + 1] - edge_0) & mask
+            q *= 4
+            numel = sizes[q]
             size = item * numel
-            b = 8 * p
+            b = 8 * (p & mask)
             node[b] = p
             node[b + 3] = p
             node[b + 4] = 0
@@ -146,7 +150,7 @@ def train_graphs(
             amount[b + 2] = 0
             s = p
             if how == 1 or how == 2 or how == 4:
-                x = 8 * node[8 * (in_idx[start] & 2147483647)]
+                x = 8 * node[8 * (in_idx[start] & mask)]
                 bits = node[x + 1]
                 seen += 1 - ((bits >> 1) & 1)
                 node[x + 1] = bits | 2
@@ -156,7 +160,7 @@ def train_graphs(
                 y = x
                 leaf = bits & 8
                 for e in range(start + 1, stop):
-                    y = 8 * node[8 * (in_idx[e] & 2147483647)]
+                    y = 8 * node[8 * (in_idx[e] & mask)]
                     more = node[y + 1]
                     grad |= more & 1
                     leaf |= more & 8
@@ -165,8 +169,8 @@ def train_graphs(
                     c = 8 * node[y + 2]
                     node[c + 3] = max(node[c + 3], p)
                 if word & 16384:
-                    weights = table[k + 8] * sizes[4 * (first + p) + 1] + table[k + 9] * sizes[4 * (first + p) + 2]
-                    resident += weights + table[k + 11] * sizes[4 * (first + p) + 2] + table[k + 12]
+                    weights = table[k + 8] * sizes[q + 1] + table[k + 9] * sizes[q + 2]
+                    resident += weights + table[k + 11] * sizes[q + 2] + table[k + 12]
                     amount[b + 4] = weights
                     if table[k + 10] > 0:
                         grad = 1
@@ -191,8 +195,8 @@ def train_graphs(
                 if word & 4096 and (grad == 1 or word & 8192 == 0):
                     beside = (
                         table[k + 2] * numel
-                        + table[k + 3] * sizes[4 * (first + in_idx[start])]
-                        + table[k + 4] * sizes[4 * (first + p) + 3]
+                        + table[k + 3] * sizes[4 * ((first + in_idx[start]) & mask)]
+                        + table[k + 4] * sizes[q + 3]
                         + table[k + 5]
                     )
                     amount[b + 2] = beside
@@ -217,12 +221,12 @@ def train_graphs(
                     node[b + 5] = keeps
                     if leaf:
                         for e in range(start, stop):
-                            v = node[8 * (in_idx[e] & 2147483647)]
+                            v = node[8 * (in_idx[e] & mask)]
                             if node[8 * v + 1] & 8:
                                 uses[v] += 1
                 node[b + 1] = flag
             elif how == 0:
-                x = node[8 * (in_idx[start] & 2147483647)]
+                x = node[8 * (in_idx[start] & mask)]
                 node[b] = x
                 node[b + 1] = 0
                 values -= 1
@@ -272,13 +276,13 @@ def train_graphs(
                 if bits & 1 and start < stop and node[b] == p:
                     if bits & 2:
                         for e in range(start, stop):
-                            node[8 * node[8 * (in_idx[e] & 2147483647)] + 1] |= 2
+                            node[8 * node[8 * (in_idx[e] & mask)] + 1] |= 2
                     else:
                         node[8 * node[b + 5] + 4] -= 1
                         if bits & 16:
                             node[8 * node[b + 6] + 4] -= 1
                         for e in range(start, stop):
-                            v = node[8 * (in_idx[e] & 2147483647)]
+                            v = node[8 * (in_idx[e] & mask)]
                             if node[8 * v + 1] & 8:
                                 uses[v] -= 1
                         amount[b + 3] += amount[b + 2]
@@ -297,8 +301,8 @@ def train_graphs(
         node[8 * out + 3] = n
         start = first_edge
         for p in range(n):
-            b = 8 * p
-            word = table[24 * kind[first + p]]
+            b = 8 * (p & mask)
+            word = table[24 * (kind[(first + p) & mask] & mask)]
             if word & 32768:
                 k = 24 * kind[first + p]
                 x = 4 * (first + in_idx[in_ptr[first + p] - edge_0])
@@ -366,13 +370,14 @@ def train_graphs(
             k = the_loss
             start = stop
             if p < n:
-                k = 24 * kind[first + p]
-                start = in_ptr[first + p] - edge_0
-            b = 8 * p
+                q = (first + p) & mask
+                k = 24 * (kind[q] & mask)
+                start = (in_ptr[q] - edge_0) & mask
+            b = 8 * (p & mask)
             how = table[k] & 15
             h = node[b + 7]
             if how == 1 and h != 0:
-                x = 8 * node[8 * (in_idx[start] & 2147483647)]
+                x = 8 * node[8 * (in_idx[start] & mask)]
                 bits = node[x + 1]
                 if bits & 8 == 0:
                     # What came in dies once there is what goes out.
@@ -432,7 +437,7 @@ def train_graphs(
                 m = 0
                 plain = True
                 for e in range(start, stop):
-                    x = 8 * node[8 * (in_idx[e] & 2147483647)]
+                    x = 8 * node[8 * (in_idx[e] & mask)]
                     bits = node[x + 1]
                     m += bits & 1
                     plain &= bits & 9 == 0 or (bits & 8 == 0 and amount[x] == amount[b])
@@ -449,7 +454,7 @@ def train_graphs(
                         else:
                             handle[4 * h + 1] += m - 1
                     for e in range(start, stop):
-                        x = 8 * node[8 * (in_idx[e] & 2147483647)]
+                        x = 8 * node[8 * (in_idx[e] & mask)]
                         if node[x + 1] & 1 == 0:
                             continue
                         old = node[x + 7]
@@ -485,7 +490,7 @@ def train_graphs(
                 continue
             x = end
             if p < n:
-                x = node[8 * (in_idx[start] & 2147483647)]
+                x = node[8 * (in_idx[start] & mask)]
             for r in range(16 * table[k + 6], 16 * table[k + 7], 16):
                 if record[r + 2] > 0:
                     o = 8 * (n + record[r + 2])
@@ -527,7 +532,7 @@ def train_graphs(
                         if source >= 0 or source == -3:
                             v = x
                             if p < n:
-                                v = node[8 * (in_idx[e] & 2147483647)]
+                                v = node[8 * (in_idx[e] & mask)]
                             want = amount[8 * v]
                         elif source == -1:
                             want = table[k + 8] * sizes[4 * (first + p) + 1]
