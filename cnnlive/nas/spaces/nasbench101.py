@@ -270,9 +270,12 @@ class NasBench101(EncodedSpace):
 
     def text(self, x: ArrayLike) -> str:
         """Return a genotype as a text of bits and labels, pruned; see :meth:`encode`."""
-        matrix, ops = _cell(self.canonical(self.row(x))[0].tolist())
-        bits = "".join(str(matrix[u, v]) for v in range(1, len(matrix)) for u in range(v))
-        return f"{bits}:{''.join(str(OPERATIONS.index(op)) for op in ops[1:-1])}"
+        packed = self.pack(x)
+        if len(packed) != 1:
+            self.row(x)  # says so
+        code = int(packed[0])
+        bits, interior = _columns(code >> _LABELS)
+        return f"{bits}:{''.join(str(code >> 2 * (5 - v) & 3) for v in range(1, interior + 1))}"
 
     # ------------------------------------------------------------------------------ members
 
@@ -320,6 +323,16 @@ class NasBench101(EncodedSpace):
             return {m: found[m][which] for m in asked}
 
         return self._divide(packed, metrics, options, threads, executor, sums, peaks)
+
+
+@functools.cache
+def _columns(bits: int) -> tuple[str, int]:
+    """Return the upper triangle of a packed matrix column by column, and how many interior vertices it has."""
+    last = len(_PAIRS) - 1
+    edges = {pair for k, pair in enumerate(_PAIRS) if bits >> (last - k) & 1}
+    interior = max((v for _, v in edges if v < VERTICES - 1), default=0)
+    kept = [*range(interior + 1), VERTICES - 1]
+    return "".join(str(int((u, v) in edges)) for k, v in enumerate(kept) for u in kept[:k]), interior
 
 
 @functools.cache
