@@ -714,6 +714,7 @@ def test_columns_that_a_shape_rule_cannot_read_are_refused(rule, attr):
         (3, [2, 2**30, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0], (1, 4, 2**20, 2**20), 1, 1, "2..62 elements"),
         (3, [2, 2**30, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0], (1, 2**30, 1, 1), 1, 1, "parameters"),
         (3, [2, 2**20, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0], (1, 2**20, 2**15, 2**15), 1, 1, "accumulates"),
+        (3, [2, 2**27, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0], (1, 2**31, 1, 1), 1, 1, "parameters"),
         (3, [1, 2**30, 1, 0, 0, 1, 1, 0, 0, 1, 0], (1, 2**30, 1), 1, 1, "parameters"),
         (3, [1, 2**20, 1, 0, 0, 1, 1, 0, 0, 1, 0], (1, 2**20, 2**30), 1, 1, "accumulates"),
         (6, [2**30], (1, 2**30), 2, 2, "parameters"),
@@ -741,3 +742,35 @@ def test_sums_of_counts_that_do_not_fit_are_errors():
     with pytest.raises(ShapeError, match=r"^graph 0: 2\*\*62 multiply-accumulates or more at batch 1, with op 4 "):
         evaluate_batch(chain(4, 2**12))
     assert evaluate_batch(chain(4, 2**12), metrics="params")["params"].tolist() == [4 * (2**36 + 2**18)]
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "free", "inputs"),
+    [
+        ("conv2d", {"out_channels": 4, "kernel_size": FREE[0]}, 0, None),
+        ("max_pool2d", {"kernel_size": 2, "stride": FREE[0]}, 0, None),
+        ("slice", {"dim": 1, "start": 0, "stop": 9, "step": FREE[0]}, 0, None),
+        ("linear", {"out_features": FREE[0]}, 3, None),
+    ],
+)
+def test_free_values_that_make_no_shape_are_errors(op, attributes, free, inputs):
+    p = Palette()
+    p.add("input", shape=(1, 8, 9, 9))
+    p.add(op, inputs=inputs, **attributes)
+    batch = Batch.from_nodes(p, [0, 2], [0, 1], [0, 0, 1], [0], [[0, 0], [free, 0]])
+    with pytest.raises(ShapeError, match=rf"^graph 0: op 1 \({op}\) at batch 1: the shapes are impossible$"):
+        evaluate_batch(batch)
+
+
+def test_matrix_products_and_numbers():
+    g = Graph()
+    x = g.flatten(g.input((1, 4, 6, 6)), 2)
+    g.output(g.matmul(g.permute(x, (0, 2, 1)), x), g.linear(x, 5), g.layer_norm(x, (4, 36)))
+    assert rows(evaluate_batch([g], metrics=METRICS, batch=3)) == [planned(g, batch=3)]
+    # A reduction to a number, which no linear layer takes.
+    arrays = {
+        "graph_ptr": [0, 3], "in_ptr": [0, 0, 1, 2], "in_idx": [0, 1], "out_ptr": [0, 1, 2, 3], "rule": [0, 13, 6],
+        "attr_ptr": [0, 2, 5, 6], "attr": [1, 4, 0, 0, 1, 5], "is_output": [0, 0, 1], "kind": [1, 0, 0],
+    }  # fmt: skip
+    with pytest.raises(ShapeError, match=r"^graph 0: op 2 \(op\): the shapes are impossible$"):
+        Batch.from_arrays(**arrays)

@@ -91,7 +91,7 @@ def shape_of(
     """Fill rows ``first .. first + n_out`` of ``work`` with the shapes of the tensors that one op writes.
 
     A row holds six dimensions, unused ones 1, their number, and the elements. Column 8 of a tensor's row says which row
-    holds its shape. `rule` and ``attr[a:z]`` are as in :mod:`cnnlive._kernels.shapes`, of which this gives the results.
+    holds its shape. Ops that hand the shape of their input on are not for this. `rule` and ``attr[a:z]`` are as in :mod:`cnnlive._kernels.shapes`, of which this gives the results.
 
     Returns
     -------
@@ -123,10 +123,6 @@ def shape_of(
             if attr[a + 1] != 0:
                 work[t, 0] *= work[x, 0]
             a += 2 + r
-    elif rule == 2:  # same
-        work[t, 6] = work[x, 6]
-        for i in range(6):
-            work[t, i] = work[x, i]
     elif rule == 3:  # convolution
         n_spatial = attr[a]
         channels = work[x, 1]
@@ -571,13 +567,6 @@ def evaluate_graphs(
                             code = 3
             if code == 0:  # the shape of the first input, which is not copied
                 work[t, 8] = x
-                if table[k, 6] == 3:
-                    vector = work[x, 1]
-                    weight = vector
-                elif table[k, 6] == 4:
-                    for i in range(work[x, 6] - table[k, 22], work[x, 6]):
-                        vector *= work[x, i]
-                    weight = vector
             elif code == 1:  # convolution of images
                 channels = work[x, 1]
                 out = attr[a + 1]
@@ -659,13 +648,6 @@ def evaluate_graphs(
                     if float(vector) * float(work[x, work[x, 6] - 1]) >= 72057594037927936.0:
                         return 6, g, s
                     weight = vector * work[x, work[x, 6] - 1]
-                elif table[k, 6] == 3:
-                    vector = work[x, 1]
-                    weight = vector
-                elif table[k, 6] == 4:
-                    for i in range(work[x, 6] - table[k, 22], work[x, 6]):
-                        vector *= work[x, i]
-                    weight = vector
                 if table[k, 12] != 0:
                     positions = work[t, 7]
                     if table[k, 12] == 3:
@@ -682,6 +664,13 @@ def evaluate_graphs(
             size = work[r, 7]
             widest |= size
             if flags & 8:
+                if table[k, 6] == 3:
+                    vector = work[x, 1]
+                    weight = vector
+                elif table[k, 6] == 4:
+                    for i in range(work[x, 6] - table[k, 22], work[x, 6]):
+                        vector *= work[x, i]
+                    weight = vector
                 params += table[k, 7] * weight + table[k, 8] * vector
                 stored += table[k, 9] * weight + table[k, 10] * vector + table[k, 11]
                 macs += products + table[k, 13] * size
@@ -856,7 +845,6 @@ def first_fault(
     in_idx: U32,
     free: I32,
     output_ptr: I64,
-    output_idx: I32,
     until: I32,
     inputs: I64,
     uses: I64,
@@ -873,9 +861,8 @@ def first_fault(
     -------
     status, graph, op : int, int, int
         0 if all is well. 1: a graph without ops. 2: no such kind. 3: an op reads what does not come before it. 4: an
-        op has too few or too many inputs. 5: a free value is out of range. 6: an output is no tensor of the graph
-        (op is its position among the outputs), 7: there is no output. 8: the tensors do not add up. 9: a tensor
-        (its number) is held through no op of the graph.
+        op has too few or too many inputs. 5: a free value is out of range. 6: there is no output. 7: a tensor (op is
+        its number) is held through no op of the graph.
     """
     n_kinds = inputs.shape[0]
     for g in range(graph_ptr.shape[0] - 1):
@@ -902,15 +889,10 @@ def first_fault(
                     return 5, g, s
             t += n_out[k]
             start = stop
-        if tensor_ptr[g + 1] - tensor_ptr[g] != t:
-            return 8, g, n - 1
         if output_ptr[g + 1] == output_ptr[g]:
-            return 7, g, n - 1
-        for o in range(output_ptr[g], output_ptr[g + 1]):
-            if output_idx[o] < 0 or output_idx[o] >= t:
-                return 6, g, o - output_ptr[g]
+            return 6, g, n - 1
         if until.shape[0] != 0:
             for i in range(tensor_ptr[g], tensor_ptr[g + 1]):
                 if until[i] < 0 or until[i] >= n:
-                    return 9, g, i - tensor_ptr[g]
+                    return 7, g, i - tensor_ptr[g]
     return 0, graph_ptr.shape[0] - 1, 0

@@ -1291,7 +1291,7 @@ def _check(batch: Batch) -> None:
         inputs, uses, least, n_out = rules.inputs, frozen(uses), rules.least, column(np.diff(rules.out_ptr))
     status, g, op = first_fault(
         batch.graph_ptr, batch.tensor_ptr, _unsigned(batch.kind), batch.in_ptr, _unsigned(batch.in_idx), batch.free,
-        batch.output_ptr, batch.output_idx, batch.until, inputs, uses, least, n_out,
+        batch.output_ptr, batch.until, inputs, uses, least, n_out,
     )  # fmt: skip
     if not status:
         return
@@ -1308,10 +1308,8 @@ def _check(batch: Batch) -> None:
            + ("" if high == low else " or more" if high < 0 else f" to {high}"),
         5: f", op {op}{name} has free values {batch.free[where].tolist() if status == 5 else 0}; "
            f"allowed: {least[kind].tolist()} or more",
-        6: f": output {op} is no tensor of it",
-        7: " has no output",
-        8: ": its tensors are not those that its ops write",
-        9: f": tensor {op} is held through no op of it",
+        6: " has no output",
+        7: f": tensor {op} is held through no op of it",
     }[int(status)])  # fmt: skip
 
 
