@@ -401,3 +401,15 @@ def test_a_candidate_comes_in_any_integers():
             limit.ok(wrong)
         with pytest.raises(SpaceError):
             limit.ok(np.array(wrong))
+
+
+@pytest.mark.parametrize("name", ["nasbench_macro", "nasbench201"])
+def test_a_limit_of_another_space_is_refused(name):
+    space, other = REAL[name](), REAL[name]()
+    assert space.count(Limit(space, params=10**9)) == space.count()
+    limit = Limit(other, params=10**9)
+    for ask in (
+        lambda: space.count(limit), lambda: space.sample(1, limit), lambda: space.best("macs", limit),
+    ):  # fmt: skip
+        with pytest.raises(SpaceError, match="the limit is of another space"):
+            ask()

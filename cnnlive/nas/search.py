@@ -94,6 +94,19 @@ class _Labels:
     child: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
+def check_limit(space: Space, limit: Any) -> None:
+    """Refuse a limit of another space.
+
+    Raises
+    ------
+    SpaceError
+        If it is one: its numbers would be those of other nets.
+    """
+    other = getattr(limit, "space", space)
+    if other is not space:
+        raise SpaceError(f"the limit is of another space, {other!r}")
+
+
 class Search:
     """A space, compiled for the budgets of a limit.
 
@@ -112,6 +125,7 @@ class Search:
         self.extra = tuple(extra)
         asked: list[tuple[Metric, Setting, int]] = []
         if limit is not None:
+            check_limit(space, limit)
             for label, budget in limit.budgets.items():
                 asked.append((limit.metrics[label], limit.setting_of(label), int(budget)))
         self.asked = asked

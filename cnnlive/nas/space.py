@@ -16,7 +16,7 @@ from cnnlive.graph import Graph, Tensor
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import Metric, SearchSpace, Setting, read_metrics, read_setting
 from cnnlive.nas.fragment import Fragment, build_option
-from cnnlive.nas.search import Best, Search, Walk
+from cnnlive.nas.search import Best, Search, Walk, check_limit
 from cnnlive.nas.trellis import Trellis, compile_trellis
 
 if TYPE_CHECKING:
@@ -456,6 +456,7 @@ class Space(SearchSpace):
     def _search(self, limit: Any) -> Search:
         key = None
         if limit is not None:
+            check_limit(self, limit)
             key = tuple((limit.metrics[k], v, limit.setting_of(k)) for k, v in sorted(limit.budgets.items()))
         with self._lock:
             found = self._searches.get(key)
