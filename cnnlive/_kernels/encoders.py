@@ -12,13 +12,9 @@ and the first node of the graph. All arrays are C-contiguous.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnlive._kernels._jit import kernel
-from cnnlive._types import I64
-
-I32 = NDArray[np.int32]
-F64 = NDArray[np.float64]
+from cnnlive._types import F64, I32, I64
 
 
 @kernel

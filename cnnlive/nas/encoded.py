@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnnlive._kernels.encoders import fuse
-from cnnlive._types import I64, frozen
+from cnnlive._types import I32, I64, frozen
 from cnnlive.errors import CnnliveError, SpaceError, close_names
 from cnnlive.graph import Graph
 from cnnlive.nas._chunks import run_chunks
@@ -72,11 +72,11 @@ class Nodes(NamedTuple):
     """
 
     graph_ptr: I64
-    kind: NDArray[np.int32]
+    kind: I32
     in_ptr: I64
-    in_idx: NDArray[np.int32]
-    free: NDArray[np.int32]
-    until: NDArray[np.int32]
+    in_idx: I32
+    free: I32
+    until: I32
 
 
 def _room(graphs: int, nodes: int, edges: int) -> Nodes:

@@ -460,6 +460,6 @@ def nasbench101(
     >>> space = nasbench101()
     >>> x = space.encode(([[0, 1], [0, 0]], ["input", "output"]))
     >>> space.graph(x).n_parameters
-    227274
+    882570
     """
     return NasBench101(channels, stacks, modules, resolution, classes)
