@@ -7,12 +7,13 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from cnnlive import Graph, plan_training
 from cnnlive.errors import AttributeValueError, DTypeError, GraphError, ShapeError, SpaceError, UnknownOperatorError
 from cnnlive.lowered import lower
+from cnnlive.nas.batch import Batch, evaluate_batch
 from cnnlive.nas.palette import FREE, Palette
 from cnnlive.nas.steps import read_step
 from cnnlive.nas.training import Scratch, templates, train
@@ -491,6 +492,37 @@ def test_a_reshape_of_gradients_in_one_piece_is_known():
     same_as_plans(
         [rows(IMAGE, CONV, ("reshape", (1,)), ("linear", (2,), (3, 0)), p=p)], OPTIMIZERS, 2, None, "cuda", "mse", p
     )
+
+
+def test_weights_are_those_of_the_graph_as_written_where_the_batch_moves():
+    p = Palette()
+    p.add("input", shape=(1, F0, F1, F1))
+    p.add("conv2d", out_channels=F0, kernel_size=3, padding=1)
+    p.add("flatten", start_dim=0)
+    p.add("linear", inputs=[(8,)], out_features=F0)
+    arrays = rows(IMAGE, CONV, ("flatten", (1,)), ("linear", (2,), (3, 0)), p=p)
+    graph_ptr, kind, ptr, idx, until = joined([arrays])
+    batch = Batch.from_nodes(p, graph_ptr, kind, ptr, idx, arrays[3], until)
+    plan = plan_training(p.graph(*arrays), batch=3, loss="mse")
+    found = evaluate_batch(batch, metrics=("training_peak", "saved"), batch=3, loss="mse")
+    assert (found["training_peak"], found["saved"]) == (plan.peak_bytes, plan.saved_bytes)
+
+
+@given(
+    graphs=st.lists(sums(), min_size=1, max_size=5),
+    batch=st.sampled_from([1, 3]),
+    device=st.sampled_from(["cuda", "cpu"]),
+    loss=st.sampled_from(LOSSES),
+    name=st.sampled_from(["sgd", "adam", "rmsprop"]),
+)
+@settings(max_examples=40)
+def test_a_batch_of_nodes_is_trained_like_its_graphs(graphs, batch, device, loss, name):
+    graph_ptr, kind, ptr, idx, until = joined(graphs)
+    many = Batch.from_nodes(PALETTE, graph_ptr, kind, ptr, idx, np.concatenate([a[3] for a in graphs]), until)
+    found = evaluate_batch(many, metrics=("saved", f"training_peak:{name}"), batch=batch, device=device, loss=loss)
+    plans = [plan_training(PALETTE.graph(*a), batch=batch, device=device, loss=loss, optimizer=name) for a in graphs]
+    assert found["saved"].tolist() == [plan.saved_bytes for plan in plans]
+    assert found[f"training_peak:{name}"].tolist() == [plan.peak_bytes for plan in plans]
 
 
 @pytest.mark.parametrize(

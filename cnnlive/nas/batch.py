@@ -859,7 +859,9 @@ def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
         if apart:
             _evaluate(block, alone, per_node)
         if moved and q.at:
-            found[:, 0:3:2] = _evaluate(block, replace(both, at=0), _nowhere())[0][:, 0:3:2]
+            written = (np.empty_like(sizes), np.empty_like(per_node[1]), np.empty_like(classes), per_node[3])
+            found[:, 0:3:2] = _evaluate(block, replace(both, at=0), written)[0][:, 0:3:2]
+            sizes[:, 1:3] = written[0][:, 1:3]
         try:
             trained = train(made, block.graph_ptr, block.kind, block.in_ptr, block.in_idx, block.until, sizes, classes,
                             training.steps, scratch)  # fmt: skip
