@@ -25,7 +25,7 @@ import cnnlive
 from cnnlive import zoo
 from cnnlive._kernels import encoders_nasbench101
 from cnnlive._kernels.encoders import block_widths, nearest
-from cnnlive.errors import AttributeValueError, ShapeError, SpaceError
+from cnnlive.errors import AttributeValueError, OrderError, ShapeError, SpaceError
 from cnnlive.nas.base import Gene
 from cnnlive.nas.encoded import EncodedSpace, non_dominated
 from cnnlive.nas.limit import Limit
@@ -148,7 +148,10 @@ def test_fusion_is_of_inference_alone():
 
 
 @slow
-@given(candidates(names=("nasbench101", "nasbench201")), st.sampled_from(({}, {"batch": 2}, {"inplace": "dead"})))
+@given(
+    candidates(names=("nasbench101", "nasbench201")),
+    st.sampled_from(({}, {"batch": 2}, {"inplace": "dead"}, {"fuse": True})),
+)
 @settings(max_examples=15)
 def test_the_minimum_peak_is_that_of_the_whole_graph_over_all_orders(found, how):
     space, x = found
@@ -174,6 +177,8 @@ def test_a_candidate_that_cannot_be_counted_is_named():
         space.evaluate(x, "inference_peak", batch=2**58)
     with pytest.raises(AttributeValueError, match="unknown metric 'peak'"):
         space.evaluate(x, "peak")
+    with pytest.raises(OrderError, match="frames of profile 'torch'"):
+        space.evaluate(x, "minimum_peak", profile="torch")
 
 
 @pytest.mark.parametrize("name", SMALL)

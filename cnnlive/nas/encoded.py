@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnnlive._kernels.encoders import fuse
 from cnnlive._types import I32, I64, frozen
-from cnnlive.errors import CnnliveError, SpaceError, close_names
+from cnnlive.errors import CnnliveError, OrderError, SpaceError, close_names
 from cnnlive.graph import Graph
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import METRICS, Gene, Metric, SearchSpace, Setting, read_metrics, read_setting
@@ -302,6 +302,9 @@ class EncodedSpace(SearchSpace):
         options = dict(optimizer_options or {})
         asked = read_metrics(metrics, optimizer, setting.get("device", "cuda"), **options)
         rules = read_setting(**setting)
+        if rules.profile.frames and any(m.name == "minimum_peak" for m in asked):
+            raise OrderError(f"minimum_peak: the Python frames of profile {rules.profile.name!r} are those of the "
+                             "program's order; allowed: a profile without frames")  # fmt: skip
         packed = self.pack(X)
         more = {"optimizer": optimizer, "optimizer_options": options, **setting}
         if not asked or not len(packed):
