@@ -360,3 +360,15 @@ def test_arrays_of_the_caller_stay_writable_and_as_they_are():
     minimum_peaks(*arrays)
     assert all(a.flags.writeable for a in arrays)
     assert all((a == b).all() for a, b in zip(arrays, before, strict=True))
+
+
+@settings(max_examples=40)
+@given(drawn=graphs(max_ops=12), rules=RULES)
+def test_graphs_that_ask_for_more_states_are_planned_alone(drawn, rules):
+    net = of_plan(plan_inference(drawn, profile=rules))
+    assume(net is not None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnnlive.plan.order._FIRST_STATES", 1)
+        peaks, bounds = minimum_peaks(*flat(net[:1], net, net))
+    least = plan_order(drawn, profile=rules).peak_bytes
+    assert peaks[1:].tolist() == bounds[1:].tolist() == [least, least]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from cnnlive._kernels.order import list_order, model, solve, survey
 from cnnlive._kernels.order import minimum_peaks as _minimum_peaks
-from cnnlive._types import I32, I64, Columns, frozen
+from cnnlive._types import I32, I64, Columns, csr, frozen
 from cnnlive.errors import GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
@@ -204,11 +205,15 @@ def best_order(
     BestOrder
         The program's order where that is as good as what was found.
     """
-    n_ops, n_edges = net.n_ops, len(net.in_idx)
-    work = _arrays(_model_sizes(n_ops, net.n_tensors, n_edges, len(net.before_idx)))
-    # The kernels are compiled for arrays that may be written: those of `minimum_peaks`.
     inputs = (net.in_ptr, net.in_idx, net.out_ptr, share, held, nbytes, scratch, net.before_ptr, net.before_idx)
-    graph = [a.copy() for a in inputs]
+    # The kernels are compiled for arrays that may be written: those of `minimum_peaks`.
+    return _best_order([a.copy() for a in inputs], max_states)
+
+
+def _best_order(graph: Sequence[I64], max_states: int) -> BestOrder:
+    """Do what :func:`best_order` does, for the columns of a graph in the order in which the kernel takes them."""
+    n_ops, n_tensors, n_edges, n_before = len(graph[3]), len(graph[5]), len(graph[1]), len(graph[8])
+    work = _arrays(_model_sizes(n_ops, n_tensors, n_edges, n_before))
     columns = [work[name] for name in _MODEL]
     surveyed = [work[name] for name in _SURVEYED]
     to_model = [work[name] for name in (*_SCRATCH, *_MODEL, "birth")]
@@ -329,7 +334,7 @@ def minimum_peaks(
     held: I32,
     scratch: I64,
     *,
-    max_states: int = 65_536,
+    max_states: int = MAX_STATES,
 ) -> tuple[I64, I64]:
     """Least activation peak, over all legal orders, of each of many graphs in flat arrays.
 
@@ -352,7 +357,8 @@ def minimum_peaks(
         1: never counted (a stored parameter). 2: lives from the first step (a network input). 4: lives to the end (an
         output). And their sums.
     max_states : int
-        Sets of ops that the search of one graph may keep.
+        Sets of ops that the search of one graph may keep. The few graphs for which 4,096 do not reach are planned once
+        more, one by one, as :func:`plan_order` does.
 
     Returns
     -------
@@ -367,8 +373,8 @@ def minimum_peaks(
 
     Notes
     -----
-    Runs without the GIL and shares nothing between calls. Scratch is O(largest graph + max_states). Inputs have to be
-    C-contiguous.
+    Runs without the GIL and shares nothing between calls. Inputs have to be C-contiguous; pointers need not begin
+    with 0. Scratch is O(largest graph), or O(max_states) where a graph asks for it.
     """
     _check_states(max_states)
     columns = (nbytes, share, held, scratch)
@@ -388,16 +394,39 @@ def minimum_peaks(
     work = _arrays(sizes | _model_sizes(n, n, n_edges, n_before))
     work["needs"][:] = _NEEDS
     work["node_ptr"][:] = np.arange(n + 1)
-    states, mask = _states(max_states)
+    limit = min(max_states, _FIRST_STATES)
+    states, mask = _states(limit)
     work |= _arrays({"before": 63, "own_ptr": 63, "others": n_edges, "freed": n_edges, "may": n_edges})
     names = (*sizes, *_SCRATCH, *_MODEL, "birth", "successor", *_SURVEYED, *_SMALL)
     rest = [*[work[name] for name in names], *states, np.empty(n, np.int64), peaks, bounds]
     inputs = [_read_only(a) for a in (graph_ptr, in_ptr, in_idx, *columns)]
-    arguments: list[Any] = [*inputs, max_states, mask, *rest]
+    arguments: list[Any] = [*inputs, limit, mask, *rest]
     wrong = int(_minimum_peaks(*arguments))
     if wrong >= 0:
         raise GraphError(_what_is_wrong(wrong, starts, *inputs[1:]))
+    for g in np.flatnonzero(peaks != bounds).tolist() if max_states > limit else ():
+        best = _best_order(_columns_of(slice(starts[g], starts[g + 1]), *inputs[1:]), max_states)
+        peaks[g], bounds[g] = min(peaks[g], best.peak), max(bounds[g], best.bound)
     return peaks, bounds
+
+
+def _columns_of(nodes: slice, in_ptr: I64, in_idx: I32, nbytes: I64, share: I32, held: I32, scratch: I64) -> list[I64]:
+    """Return a flat graph's columns as the kernel of single ones takes them."""
+    ptr = in_ptr[nodes.start : nodes.stop + 1] - in_ptr[0]
+    reads = [in_idx[a:b].tolist() for a, b in pairwise(ptr.tolist())]
+    codes = share[nodes].tolist()
+    root = list(range(len(codes)))
+    before: list[list[int]] = [[] for _ in codes]
+    for k, code in enumerate(codes):
+        if code == 1:
+            root[k] = root[reads[k][0]]
+        elif code >= 4:
+            target = root[reads[k][0]]
+            before[k] = [r for r in range(k) if codes[r] != 1 and any(root[x] == target for x in reads[r])]
+    modes = np.array([0, 1, 2, 3, 1, 0])[codes]
+    graph = (ptr - ptr[0], in_idx[ptr[0] : ptr[-1]], np.arange(len(codes) + 1), modes, held[nodes], nbytes[nodes],
+             scratch[nodes], *csr(before))  # fmt: skip
+    return [np.array(column, np.int64) for column in graph]
 
 
 def share_codes(alias: I64, inplace: Inplace) -> I32:
