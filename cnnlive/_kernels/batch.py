@@ -91,7 +91,8 @@ def shape_of(
     """Fill rows ``first .. first + n_out`` of ``work`` with the shapes of the tensors that one op writes.
 
     A row holds six dimensions, unused ones 1, their number, and the elements. Column 8 of a tensor's row says which row
-    holds its shape. Ops that hand the shape of their input on are not for this. `rule` and ``attr[a:z]`` are as in :mod:`cnnlive._kernels.shapes`, of which this gives the results.
+    holds its shape. Ops that hand the shape of their input on are not for this. `rule` and ``attr[a:z]`` are as in
+    :mod:`cnnlive._kernels.shapes`, of which this gives the results.
 
     Returns
     -------
@@ -501,7 +502,7 @@ def evaluate_graphs(
     steps : (n, 8) scratch, as long as the largest graph has ops
         Bytes that a step makes, that it drops itself, and that go after it; the first tensor held through it; network
         inputs. The third column has to hold 0, the fourth -1; so they do again afterwards unless the status is not 0.
-    sizes, beside, classes : (n_ops, 4), (n_ops,) and (n_graphs,), or (0, 4), (0,) and (0,)
+    sizes, beside, classes : (n_ops, 4), (n_ops,) and (n_graphs,); or, each by itself, (0, 4), (0,) and (0,)
         Where they are wanted: elements of each op's first output, of a weight, of a vector, and the product of the
         dimensions that columns 16 and 17 name; bytes that an op allocates and drops; the second dimension of each
         graph's first output, 0 if it has none.
@@ -688,6 +689,7 @@ def evaluate_graphs(
                 sizes[op, 1] = weight
                 sizes[op, 2] = vector
                 sizes[op, 3] = groups
+            if beside.shape[0] != 0:
                 beside[op] = beside_bytes
             allocated = table[k, bytes_at] * size
             work[t, 11] = allocated

@@ -192,18 +192,17 @@ class Batch(Columns):
         if not isinstance(which, slice) or which.step not in (None, 1):
             raise TypeError(f"{which!r} of a batch; allowed: a slice of consecutive graphs")
         i, j, _ = which.indices(len(self))
-        return self._cut(i, max(i, j), nets=True)
-
-    def _cut(self, i: int, j: int, *, nets: bool) -> Batch:
-        a, b = (int(self.graph_ptr[k] - self.graph_ptr[0]) for k in (i, j))
-        t, u = (int(self.tensor_ptr[k] - self.tensor_ptr[0]) for k in (i, j))
-        e, f = (int(self.in_ptr[k] - self.in_ptr[0]) for k in (a, b))
-        o, p = (int(self.output_ptr[k] - self.output_ptr[0]) for k in (i, j))
-        return replace(
-            self, graph_ptr=self.graph_ptr[i : j + 1], tensor_ptr=self.tensor_ptr[i : j + 1],
-            kind=self.kind[a:b], in_ptr=self.in_ptr[a : b + 1], in_idx=self.in_idx[e:f], free=self.free[a:b],
-            output_ptr=self.output_ptr[i : j + 1], output_idx=self.output_idx[o:p], until=self.until[t:u],
-            nbytes=self.nbytes[t:u], nets=self.nets[i:j] if nets else (), first=self.first + i, _cache={},
+        j = max(i, j)
+        ptr, tensors, edges, outputs = self.graph_ptr, self.tensor_ptr, self.in_ptr, self.output_ptr
+        a, b = int(ptr[i] - ptr[0]), int(ptr[j] - ptr[0])
+        t, u = int(tensors[i] - tensors[0]), int(tensors[j] - tensors[0])
+        e, f = int(edges[a] - edges[0]), int(edges[b] - edges[0])
+        o, p = int(outputs[i] - outputs[0]), int(outputs[j] - outputs[0])
+        # Blocks of a few graphs are cut by the thousand: `replace` takes three times as long.
+        return Batch(
+            self.rules, ptr[i : j + 1], tensors[i : j + 1], self.kind[a:b], edges[a : b + 1], self.in_idx[e:f],
+            self.free[a:b], outputs[i : j + 1], self.output_idx[o:p], self.until[t:u], self.nbytes[t:u], self.palette,
+            self.nets[i:j], self.first + i,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ making one
@@ -830,7 +829,7 @@ def _answer_inference(batch: Batch, q: _Question) -> I64:
 
 
 # Nodes whose sizes are kept between two kernels: what stays in a core's own cache.
-_BLOCK: Final = 1 << 15
+_BLOCK: Final = 1 << 14
 
 
 def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
@@ -850,18 +849,21 @@ def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
     longest, edges = (
         int(np.diff(p).max()) for p in (batch.graph_ptr, batch.in_ptr[batch.graph_ptr - batch.graph_ptr[0]])
     )
-    scratch = Scratch(longest, edges)
-    parts = []
-    for block in blocks:
-        sizes, classes = np.empty((block.n_ops, 4), np.int64), np.empty(len(block), np.int64)
-        per_node = (sizes, np.empty(block.n_ops, np.int64), classes, _nowhere()[3])
-        found, moved = _evaluate(block, both, per_node)
+    scratch, mine = Scratch(longest, edges), _scratch(batch, q.program)
+    most = max(block.n_ops for block in blocks)
+    every_size, every_class = np.empty((most, 4), np.int64), np.empty(len(batch), np.int64)
+    _, no_bytes, _, no_shapes = _nowhere()
+    answer = np.empty((len(batch), 5 + len(training.steps)), np.int64)
+    for block, begin, end in zip(blocks, bounds, bounds[1:], strict=False):
+        sizes, classes = every_size[: block.n_ops], every_class[begin:end]
+        found, moved = _evaluate(block, both, (sizes, no_bytes, classes, no_shapes), mine)
         if apart:
-            _evaluate(block, alone, per_node)
+            _evaluate(block, alone, (sizes, no_bytes, classes, no_shapes), mine)
         if moved and q.at:
-            written = (np.empty_like(sizes), np.empty_like(per_node[1]), np.empty_like(classes), per_node[3])
-            found[:, 0:3:2] = _evaluate(block, replace(both, at=0), written)[0][:, 0:3:2]
-            sizes[:, 1:3] = written[0][:, 1:3]
+            written = np.empty_like(sizes)
+            as_built, _ = _evaluate(block, replace(both, at=0), (written, no_bytes, classes.copy(), no_shapes), mine)
+            found[:, 0:3:2] = as_built[:, 0:3:2]
+            sizes[:, 1:3] = written[:, 1:3]
         try:
             trained = train(made, block.graph_ptr, block.kind, block.in_ptr, block.in_idx, block.until, sizes, classes,
                             training.steps, scratch)  # fmt: skip
@@ -870,8 +872,8 @@ def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
             number, rest = str(error).removeprefix("graph ").split(maxsplit=1)
             where = f"graph {block.first + int(number.rstrip(',:'))}{number[len(number.rstrip(',:')) :]}"
             raise type(error)(f"{where} {rest}") from None
-        parts.append(np.concatenate((found, trained), axis=1))
-    return np.concatenate(parts)
+        answer[begin:end, :4], answer[begin:end, 4:] = found, trained
+    return answer
 
 
 # `sizes`, `beside`, `classes` and `shapes` of the kernel.
@@ -886,17 +888,24 @@ def _unsigned(array: I32) -> NDArray[np.uint32]:
     return array.view(np.uint32)
 
 
-def _evaluate(batch: Batch, q: _Question, per_node: _PerNode) -> tuple[I64, bool]:
-    """Call the kernel, which may fill `sizes`, `beside`, `classes`; return what it found, whether a batch moved."""
+def _scratch(batch: Batch, program: _Program) -> tuple[I64, I64, I64]:
+    """Return what the kernel writes to beside its results: `attr`, `work`, `steps`, for the largest graph."""
     n_ops, n_tensors = (int(np.diff(p).max(initial=0)) for p in (batch.graph_ptr, batch.tensor_ptr))
     steps = np.zeros((n_ops, 8), np.int64)
     steps[:, 3] = -1
+    return program.attr.copy(), np.empty((n_tensors, 16), np.int64), steps
+
+
+def _evaluate(
+    batch: Batch, q: _Question, per_node: _PerNode, scratch: tuple[I64, I64, I64] | None = None
+) -> tuple[I64, bool]:
+    """Call the kernel, which may fill `sizes`, `beside`, `classes`; return what it found, whether a batch moved."""
+    attr, work, steps = scratch or _scratch(batch, q.program)
     found = np.empty((len(batch), 4), np.int64)
     status, g, op = evaluate_graphs(
         batch.graph_ptr, _unsigned(batch.kind), batch.in_ptr, _unsigned(batch.in_idx), batch.free, batch.output_ptr,
         batch.output_idx, batch.until if q.frames else _NO_UNTIL, q.program.table, q.program.patch, q.program.items,
-        q.program.attr.copy(), batch.tensor_ptr, q.at, q.keeps_inputs, q.reuse, np.empty((n_tensors, 16), np.int64),
-        steps, *per_node, found,
+        attr, batch.tensor_ptr, q.at, q.keeps_inputs, q.reuse, work, steps, *per_node, found,
     )  # fmt: skip
     if status not in (0, 7):
         raise _Failed(int(status), batch.first + int(g), int(op))
