@@ -24,6 +24,7 @@ __all__ = [
     "IS_FLOATING",
     "ITEMSIZE",
     "ITEMSIZES",
+    "U32",
     "Attrs",
     "Columns",
     "Shape",
@@ -37,6 +38,7 @@ __all__ = [
 F64: TypeAlias = NDArray[np.float64]
 I16: TypeAlias = NDArray[np.int16]
 I32: TypeAlias = NDArray[np.int32]
+U32: TypeAlias = NDArray[np.uint32]
 I64: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 Attrs: TypeAlias = Mapping[str, Any]

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cnnlive._kernels._jit import kernel
-from cnnlive._types import I64
-
-I32 = NDArray[np.int32]
-U32 = NDArray[np.uint32]
+from cnnlive._types import I32, I64, U32
 
 
 @kernel
@@ -149,7 +143,7 @@ def train_graphs(
             amount[b + 1] = 0
             amount[b + 2] = 0
             s = p
-            if how == 1 or how == 2 or how == 4:
+            if 0 < how < 8:
                 x = 8 * node[8 * (in_idx[start] & mask)]
                 bits = node[x + 1]
                 seen += 1 - ((bits >> 1) & 1)

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnlive._kernels.batch_training import train_graphs
-from cnnlive._types import FLOATING, I64, ITEMSIZE, Columns, column
+from cnnlive._types import FLOATING, I32, I64, ITEMSIZE, U32, Columns, column
 from cnnlive.errors import CnnliveError, GraphError, SpaceError
 from cnnlive.graph import Graph
 from cnnlive.lowered import lower
@@ -28,9 +27,6 @@ from cnnlive.tape import _END, FRESH, NARROW, PERMUTED, RESHAPE, SAME, SPREAD, T
 from cnnlive.tape import FREE as FREE_TEMPORARIES
 
 __all__ = ["Scratch", "Templates", "templates", "train"]
-
-I32: TypeAlias = NDArray[np.int32]
-U32: TypeAlias = NDArray[np.uint32]
 
 # How a gradient is made, in the kernel's numbers.
 _HOW: Final = {FRESH: 1, SAME: 2, VIEW: 3, NARROW: 4, RESHAPE: 5, SPREAD: 6}
@@ -248,29 +244,27 @@ class _Writer:
             alike = [r._replace(edges=tuple(e._replace(as_output=0) if e.source == 0 else e for e in r.edges))
                      for r in t.records]  # fmt: skip
             t = t._replace(records=tuple(alike))
-        partial = [(True, False), (False, True)] if n_inputs == 2 else []
         without = self.one(palette, number, n_inputs, (False,) * n_inputs, 0, most < 0)
         if without.packs != t.packs:
             if any(without.packs):
                 raise _NotKnownError("what it keeps depends on which inputs take a gradient")
             t = t._replace(only_with_gradient=1)
         saves = t.saves
-        for takes in partial:
-            other = self.one(palette, number, n_inputs, takes, 0, most < 0)
-            kept = tuple(e for e in t.records[0].edges if e.source < 0 or takes[e.source])
-            if len(t.records) != 1 or other.records[0].edges != kept or other.packs != t.packs:
-                raise _NotKnownError("its backward depends on which inputs take a gradient")
-            if takes == (True, False) and saves & 1 and not other.saves & 1:
-                saves += 7  # kept for the second
-            if takes == (False, True) and saves & 4 and not other.saves & 4:
+        if n_inputs == 2:
+            ways = {takes: self.one(palette, number, 2, takes, 0, False) for takes in ((True, False), (False, True))}
+            # A factor is kept for the gradient of the other.
+            if saves & 1 and not ways[True, False].saves & 1:
+                saves += 7
+            if saves & 4 and not ways[False, True].saves & 4:
                 saves += 12
-            # What is kept for the gradient of one is kept whenever that takes one.
-            expected = sum(
-                bit for bit, when in ((1, saves & 1 or (saves & 8 and takes[1])), (2, saves & 2),
-                                      (4, saves & 4 or (saves & 16 and takes[0]))) if when
-            )  # fmt: skip
-            if other.saves != expected and (saves, takes) != (saves, (True, False)):
-                raise _NotKnownError("what it keeps depends on which inputs take a gradient")
+            for takes, other in ways.items():
+                edges = tuple(e for e in t.records[0].edges if e.source < 0 or takes[e.source])
+                if len(t.records) != 1 or other.records[0].edges != edges or other.packs != t.packs:
+                    raise _NotKnownError("its backward depends on which inputs take a gradient")
+                first = saves & 1 or (saves & 8 and takes[1])
+                second = saves & 4 or (saves & 16 and takes[0])
+                if other.saves != bool(first) + (saves & 2) + 4 * bool(second):
+                    raise _NotKnownError("what it keeps depends on which inputs take a gradient")
         if saves & 2 and saves & ~3:
             raise _NotKnownError("it keeps more than two tensors")
         return t._replace(saves=saves)
