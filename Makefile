@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
-KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py tests/test_training_kernel.py tests/test_caching_allocator.py
+KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py tests/test_training_kernel.py tests/test_caching_allocator.py \
+	tests/test_trellis_kernel.py tests/test_order_kernel.py tests/test_spaces_encoded.py
 
 .PHONY: demo test lint format bench bench-table docs clean fresh help
 

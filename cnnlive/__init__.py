@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnlive import errors, ops, zoo
+    from cnnlive import errors, nas, ops, zoo
     from cnnlive.errors import CnnliveError
     from cnnlive.graph import Graph, Tensor
     from cnnlive.io.json import read_json
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cnnlive.plan.batchsize import CONTEXT_BYTES, Fit, fits, largest_batch
     from cnnlive.plan.inference import InferencePlan, plan_inference
     from cnnlive.plan.optimizers import Optimizer
+    from cnnlive.plan.order import OrderPlan, minimum_peak, plan_order
     from cnnlive.plan.rules import RuleOfThumb, rules_of_thumb
     from cnnlive.plan.training import TrainingPlan, plan_training
     from cnnlive.plan.warm import warm_up
@@ -39,6 +40,7 @@ _MODULE_OF = {
     "InferencePlan": "cnnlive.plan.inference",
     "Lowered": "cnnlive.lowered",
     "Optimizer": "cnnlive.plan.optimizers",
+    "OrderPlan": "cnnlive.plan.order",
     "PROFILES": "cnnlive.profiles",
     "Profile": "cnnlive.profiles",
     "RuleOfThumb": "cnnlive.plan.rules",
@@ -52,9 +54,12 @@ _MODULE_OF = {
     "largest_batch": "cnnlive.plan.batchsize",
     "load_source": "cnnlive.io.sources",
     "lower": "cnnlive.lowered",
+    "minimum_peak": "cnnlive.plan.order",
+    "nas": "",
     "ops": "",
     "parse_bytes": "cnnlive.units",
     "plan_inference": "cnnlive.plan.inference",
+    "plan_order": "cnnlive.plan.order",
     "plan_training": "cnnlive.plan.training",
     "read_json": "cnnlive.io.json",
     "read_onnx": "cnnlive.io.onnx",
@@ -73,6 +78,7 @@ __all__ = [
     "InferencePlan",
     "Lowered",
     "Optimizer",
+    "OrderPlan",
     "Profile",
     "RuleOfThumb",
     "Tensor",
@@ -85,9 +91,12 @@ __all__ = [
     "largest_batch",
     "load_source",
     "lower",
+    "minimum_peak",
+    "nas",
     "ops",
     "parse_bytes",
     "plan_inference",
+    "plan_order",
     "plan_training",
     "read_json",
     "read_onnx",

@@ -44,7 +44,7 @@ def planned(space, x, setting):
     graph = space.graph(x)
     plan = cnnlive.plan_inference(graph, **setting)
     return {
-        "params": graph.n_parameters,
+        "params": plan.network.n_parameters,
         "macs": plan.macs,
         "weight_bytes": plan.weight_bytes,
         "inference_peak": plan.activation_peak_bytes,

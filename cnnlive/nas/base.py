@@ -27,7 +27,7 @@ __all__ = ["CONVENTIONS", "METRICS", "Gene", "Metric", "SearchSpace", "Setting",
 
 #: What `evaluate` can be asked for, and what each counts; all are integers, amounts of memory are bytes.
 METRICS: Final[Mapping[str, str]] = {
-    "params": "trainable parameters (elements)",
+    "params": "trainable parameters (elements), of the fused network where the profile fuses",
     "macs": "multiply-accumulates at the batch, by the convention",
     "weight_bytes": "parameters and buffers",
     "inference_peak": "most bytes of activations alive at once in program order: InferencePlan.activation_peak_bytes",

@@ -305,7 +305,7 @@ class Counts(Part):
         """Count a fragment."""
         net, setting = fragment.net, self.setting
         stored = setting.dtype if setting.weight_dtype is None else setting.weight_dtype
-        biases = 0
+        extra = bias_macs = 0
         whole = net
         if setting.profile.fuse:
             begun = _begun(fragment, f, b)
@@ -314,12 +314,14 @@ class Counts(Part):
             for k, _ in begun:
                 reader = int(np.searchsorted(net.in_ptr, np.flatnonzero(net.in_idx == k)[0], side="right")) - 1
                 if net.fold[reader] == 2 and not f[k].biased:
-                    item = int(net.weight_itemsizes(stored)[reader])
-                    biases += int(net.sizes.dims[k, 1]) * item
+                    extra += int(net.sizes.dims[k, 1])
+                    bias_macs += int(net.sizes_at(setting.batch).numel[k])
         parameters, statistics, counters = stored_bytes(whole, stored)
-        weights = parameters + biases + statistics + (counters if setting.profile.batch_counters else 0)
+        parameters += extra * int(whole.weight_itemsizes(stored)[:1].max(initial=0))
+        weights = parameters + statistics + (counters if setting.profile.batch_counters else 0)
+        macs = convention_macs(whole, setting) + (bias_macs if setting.convention == "macs+bias" else 0)
         front = read_again(fragment, whole, b) if setting.profile.fuse else ()
-        return Measured(front, (net.n_parameters, convention_macs(net, setting), weights))
+        return Measured(front, (whole.n_parameters + extra, macs, weights))
 
 
 def read_again(fragment: Fragment, net: Lowered, b: Sequence[bool]) -> tuple[bool, ...]:
