@@ -387,8 +387,8 @@ def test_an_empty_graph_among_others_is_named():
 
 def test_what_flat_arrays_do_not_know_is_an_error():
     flat = Batch.from_nodes(SMALL, [0, 2], [0, 1], [0, 0, 1], [0], [[3, 8], [4, 0]])
-    with pytest.raises(GraphError, match="fuse=True needs a batch made of graphs"):
-        evaluate_batch(flat, fuse=True)
+    with pytest.raises(GraphError, match="give until"):
+        evaluate_batch(flat, fuse=True, profile="torch")
     with pytest.raises(GraphError, match="give until"):
         evaluate_batch(flat, profile="torch")
     with pytest.raises(GraphError, match="give until"):
@@ -774,3 +774,34 @@ def test_matrix_products_and_numbers():
     }  # fmt: skip
     with pytest.raises(ShapeError, match=r"^graph 0: op 2 \(op\): the shapes are impossible$"):
         Batch.from_arrays(**arrays)
+
+
+@given(many=st.lists(nodes(), min_size=1, max_size=3), profile=st.sampled_from(["ideal", "torch_fx"]),
+       inplace=st.sampled_from([None, "dead"]), convention=st.sampled_from(["macs", "macs+bias"]))  # fmt: skip
+def test_nodes_fuse_as_graphs_do(many, profile, inplace, convention):
+    options = {"fuse": True, "profile": profile, "inplace": inplace}
+    nets = [PALETTE.graph(*a) for a in many]
+    flat = Batch.from_nodes(PALETTE, *end_to_end(many))
+    metrics = (*METRICS, "minimum_peak") if max(len(a[0]) for a in many) < 12 else METRICS
+    found = evaluate_batch(flat, metrics=metrics, threads=1, convention=convention, **options)
+    of_graphs = evaluate_batch(nets, metrics=metrics, threads=1, convention=convention, **options)
+    assert rows(found) == rows(of_graphs)
+    if convention == "macs":
+        assert [row[:5] for row in rows(found)] == [planned(g, **options) for g in nets]
+
+
+def test_fusion_leaves_training_as_it_is():
+    p = Palette()
+    p.add("input", shape=(1, 3, 8, 8))
+    p.add("conv2d", out_channels=FREE[0], kernel_size=3, bias=False)
+    p.add("batch_norm2d")
+    flat = Batch.from_nodes(p, [0, 3], [0, 1, 2], [0, 0, 1, 2], [0, 1], [[0, 0], [4, 0], [0, 0]], [0, 0, 0])
+    net = p.graph([0, 1, 2], [0, 0, 1, 2], [0, 1], [[0, 0], [4, 0], [0, 0]])
+    found = evaluate_batch(flat, metrics=("inference_total", "training_peak"), fuse=True, batch=2)
+    assert rows(found) == [(plan_inference(net, fuse=True, batch=2).peak_bytes, plan_training(net, batch=2).peak_bytes)]
+    assert rows(evaluate_batch([net], metrics=("inference_total", "training_peak"), fuse=True, batch=2)) == rows(found)
+    several = Batch.from_arrays(**one_op(15, [1, 2], [IMAGE], 2))
+    with pytest.raises(GraphError, match="ops of one output each, which share no weights"):
+        evaluate_batch(several, fuse=True)
+    with pytest.raises(GraphError, match="ops of one output each; or give graphs"):
+        evaluate_batch(several, metrics="minimum_peak")

@@ -6,15 +6,10 @@ begin with 0, so that a slice of a batch is a slice of its arrays: what they poi
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cnnlive._kernels._jit import kernel
-from cnnlive._types import I64
+from cnnlive._types import I32, I64, U32
 
-# An unsigned index needs no test for what Python means by -1 (4 % of the time of the whole kernel).
-U32 = NDArray[np.uint32]
-I32 = NDArray[np.int32]
+# Numbers of ops are unsigned: no test for what Python means by -1 (4 % of the time of the whole kernel).
 
 
 @kernel
@@ -898,3 +893,84 @@ def first_fault(
                 if until[i] < 0 or until[i] >= n:
                     return 7, g, i - tensor_ptr[g]
     return 0, graph_ptr.shape[0] - 1, 0
+
+
+@kernel
+def fuse_nodes(
+    graph_ptr: I64,
+    kind: U32,
+    in_ptr: I64,
+    in_idx: U32,
+    free: I32,
+    fold: I64,
+    with_norm: I64,
+    reads: I64,
+    reader: I64,
+    into: I64,
+    number: I64,
+    new_graph_ptr: I64,
+    new_kind: I32,
+    new_in_ptr: I64,
+    new_in_idx: I32,
+    new_free: I32,
+    new_output: I32,
+) -> None:
+    """Write graphs of one output per op as :meth:`cnnlive.Lowered.fused` leaves them; the last op is the output.
+
+    `fold` (n_kinds,) is the part of a kind in fusion, ``with_norm`` (n_kinds,) the kind that a base becomes whose
+    normalisation vanishes into it. ``reads``, ``reader``, ``into`` and ``number`` are scratch, as long as the largest
+    graph has ops. The results are as long as what they replace; ``new_output`` is the output of each graph.
+
+    Notes
+    -----
+    O(n_edges).
+    """
+    ops = 0
+    edges = 0
+    new_graph_ptr[0] = 0
+    new_in_ptr[0] = 0
+    for g in range(graph_ptr.shape[0] - 1):
+        first = graph_ptr[g] - graph_ptr[0]
+        n = graph_ptr[g + 1] - graph_ptr[g]
+        for s in range(n):
+            reads[s] = 0
+            into[s] = s
+        for s in range(n):
+            for e in range(in_ptr[first + s] - in_ptr[0], in_ptr[first + s + 1] - in_ptr[0]):
+                reads[in_idx[e]] += 1
+                reader[in_idx[e]] = s
+        # The caller reads the output.
+        reads[n - 1] += 2
+        kept = 0
+        for s in range(n):
+            k = kind[first + s]
+            if into[s] != s:
+                number[s] = number[into[s]]
+                continue
+            changed = int(k)
+            if fold[k] == 1:
+                last = s
+                stage = 1
+                while reads[last] == 1:
+                    f = reader[last]
+                    part = fold[kind[first + f]]
+                    if part <= stage or in_ptr[first + f + 1] - in_ptr[first + f] != 1:
+                        break
+                    stage = part
+                    if stage == 2:
+                        changed = with_norm[k]
+                    into[f] = s
+                    last = f
+            number[s] = kept
+            kept += 1
+            new_kind[ops] = changed
+            if free.shape[0] != 0:
+                new_free[ops, 0] = free[first + s, 0]
+                new_free[ops, 1] = free[first + s, 1]
+            for e in range(in_ptr[first + s] - in_ptr[0], in_ptr[first + s + 1] - in_ptr[0]):
+                new_in_idx[edges] = number[in_idx[e]]
+                edges += 1
+            ops += 1
+            new_in_ptr[ops] = edges
+        new_output[g] = number[n - 1]
+        new_graph_ptr[g + 1] = ops

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnnlive._kernels.backward import train_steps
-from cnnlive._kernels.batch import evaluate_graphs, first_fault, sizes_peak
+from cnnlive._kernels.batch import evaluate_graphs, first_fault, fuse_nodes, sizes_peak
 from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Columns, column, frozen
 from cnnlive.errors import CnnliveError, GraphError, LoweringError, OrderError, ShapeError
 from cnnlive.graph import Graph
@@ -496,14 +496,15 @@ class Batch(Columns):
         Raises
         ------
         GraphError
-            If the batch was not made of graphs: flat nodes are given as they run.
+            If the batch was made of columns of ops of several outputs, or that share weights.
         """
-        if len(self) and not self.nets:
-            raise GraphError("fuse=True needs a batch made of graphs or lowered graphs")
         found: Batch | None = self._cache.get("fused")
         if found is None:
-            made = Batch.from_lowered(net.fused() for net in self.nets)
-            found = self._cache["fused"] = replace(made, first=self.first, _cache={})
+            if self.nets:
+                made = replace(Batch.from_lowered(net.fused() for net in self.nets), first=self.first, _cache={})
+            else:
+                made = _fused(self)
+            found = self._cache["fused"] = made
         return found
 
     def framed(self) -> Batch:
@@ -560,8 +561,10 @@ class Batch(Columns):
 
             return np.concatenate(run_chunks(self.graph_ptr, each, threads=threads, executor=executor, unit=64))
         assert self.rules is not None
-        if rules.fuse or self.n_tensors != self.n_ops:
-            raise GraphError("minimum_peak of plain arrays: ops of one output each, without fusion")
+        if rules.fuse:
+            return self.fused()._minimum(replace(setting, profile=replace(rules, fuse=False)), threads, executor)
+        if self.n_tensors != self.n_ops:
+            raise GraphError("minimum_peak of plain arrays: ops of one output each; or give graphs")
         program = self._program(setting, False)
         share = share_codes(self.rules.alias, rules.inplace)
         held = np.array([0, 6 if rules.keeps_inputs else 2, 1])[self.rules.kind]
@@ -757,7 +760,13 @@ def evaluate_batch(
     trained = tuple(metric for metric in asked if metric.name in ("saved", "training_peak"))
     nodes = many._of_nodes(setting, trained) if trained and many.palette is not None else None
     if names & _INFERENCE or nodes is not None:
-        columns = many._ask(setting, setting.batch, "macs" in names, nodes, threads, executor)
+        if nodes is not None and setting.profile.fuse:
+            # A net trains as it was built.
+            alone = many._ask(read_setting(batch=setting.batch), setting.batch, False, nodes, threads, executor)
+            columns = many._ask(setting, setting.batch, "macs" in names, None, threads, executor)
+            columns = np.concatenate((columns, alone[:, 4:]), axis=1)
+        else:
+            columns = many._ask(setting, setting.batch, "macs" in names, nodes, threads, executor)
         macs = columns[:, 1] * (2 if convention == "flops" else 1)
         found = {"params": columns[:, 0], "macs": macs, "weight_bytes": columns[:, 2],
                  "inference_peak": columns[:, 3], "inference_total": columns[:, 2] + columns[:, 3]}  # fmt: skip
@@ -1099,6 +1108,54 @@ def _convolutions(rules: Rules, table: I64) -> None:
 def replaced(codes: I64, dtype: str | None) -> I64:
     """Return dtype codes with every floating one replaced by that of `dtype`, if that is given."""
     return codes if dtype is None else column(np.where(IS_FLOATING[codes], DTYPE_CODE[dtype], codes))
+
+
+def _fused(batch: Batch) -> Batch:
+    """Fuse a batch of nodes; how long frames hold values is not known of the result."""
+    rules = batch.rules
+    assert rules is not None
+    if batch.n_tensors != batch.n_ops or (rules.owner == 0).any():
+        raise GraphError("fuse=True of plain arrays: ops of one output each, which share no weights; or give graphs")
+    n, bases = rules.n_kinds, np.flatnonzero(rules.fold == 1)
+    with_norm = np.arange(n)
+    with_norm[bases] = n + np.arange(len(bases))
+    ops, graphs = batch.n_ops, len(batch)
+    longest = int(np.diff(batch.graph_ptr).max(initial=0))
+    ptr, in_ptr, output = np.empty(graphs + 1, np.int64), np.empty(ops + 1, np.int64), np.empty(graphs, np.int32)
+    kind, in_idx = np.empty(ops, np.int32), np.empty(len(batch.in_idx), np.int32)
+    free = np.empty_like(batch.free)
+    reads, reader, into, number = (np.empty(longest, np.int64) for _ in range(4))
+    fuse_nodes(
+        batch.graph_ptr, _unsigned(batch.kind), batch.in_ptr, _unsigned(batch.in_idx), batch.free, rules.fold,
+        frozen(with_norm), reads, reader, into, number, ptr, kind, in_ptr, in_idx, free, output,
+    )  # fmt: skip
+    kept = int(ptr[-1])
+    made = frozen(ptr)
+    return Batch(
+        _with_norms(rules, bases), made, made, _small(kind[:kept]), column(in_ptr[: kept + 1]),
+        _small(in_idx[: int(in_ptr[kept])]), _small(free[:kept]), column(np.arange(graphs + 1)), _small(output),
+        _NO_UNTIL, _NONE, None, (), batch.first,
+    )  # fmt: skip
+
+
+def _with_norms(rules: Rules, bases: I64) -> Rules:
+    """Return rules with more kinds behind: bases into which a normalisation has vanished, which have a bias."""
+    n_attr, n_patch = np.diff(rules.attr_ptr), np.diff(rules.patch_ptr)
+    rows = np.concatenate((np.arange(rules.n_kinds), bases))
+    attr_ptr = _summed(n_attr[rows])
+    patches = rules.patch[_spans(rules.patch_ptr[:-1][rows], n_patch[rows])].copy()
+    patches[:, 0] += np.repeat(attr_ptr[:-1] - rules.attr_ptr[:-1][rows], n_patch[rows])
+    weights = rules.weight_rule[rows]
+    weights[rules.n_kinds :, 2] = 1
+    return replace(
+        rules, names=tuple(rules.names[k] for k in rows), attr_ptr=attr_ptr,
+        attr=column(rules.attr[_spans(rules.attr_ptr[:-1][rows], n_attr[rows])]), patch_ptr=_summed(n_patch[rows]),
+        patch=column(patches, (len(patches), 2)), weight_rule=column(weights),
+        out_ptr=column(np.arange(len(rows) + 1)), dtype=column(rules.dtype[rows]),
+        **{name: column(getattr(rules, name)[rows])
+           for name in ("rule", "inputs", "rank", "least", "macs_rule", "owner", "alias", "fold", "kind",
+                        "index_bytes", "stored", "statistics")},
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------- putting graphs together
