@@ -556,10 +556,10 @@ def evaluate_graphs(
                 for e in range(start + 1, stop):
                     y = work[in_idx[e], 8]
                     if y != x:
-                        same = work[y, 6] == work[x, 6]
-                        for i in range(6):
-                            same &= work[y, i] == work[x, i]
-                        if not same:
+                        differ = 0
+                        for i in range(8):
+                            differ |= work[y, i] ^ work[x, i]
+                        if differ != 0:
                             code = 3
             if code == 0:  # the shape of the first input, which is not copied
                 work[t, 8] = x
