@@ -1,25 +1,26 @@
 """Exact search on a trellis: counting, uniform sampling, the best member and Pareto fronts under budgets.
 
-Everything here is one dynamic programme from the last slot to the first. A *label* is what a tail of the network does
-to the budgets: the sums and peaks that they bound. Tails with equal labels at the same state are alike and are counted
-together; a tail that no beginning can bring under a budget is dropped, and of one that fits whatever comes before it
-only that is remembered.
+A *label* is what an end of the network does to the budgets: the sums and peaks that they bound. Ends with equal labels
+at the same state are alike and are counted together; one that nothing can complete within the budgets is dropped, and
+of one that fits whatever completes it only that is remembered. Counting and drawing carry labels from both ends to
+where they are few (:mod:`cnnlive.nas.labels`); the best members come from one pass, from the last slot to the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnlive._kernels.trellis import accumulate, compose, draw
+from cnnlive._kernels.trellis import compose
 from cnnlive._types import I64, column, frozen
 from cnnlive.errors import SpaceError
 from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
-from cnnlive.nas.fragment import NONE, Step
+from cnnlive.nas.fragment import Step
+from cnnlive.nas.labels import FAR, Layer, Meeting, Problem, Term, TooManyError, carried, reduce
 from cnnlive.nas.trellis import Question, Stage, Trellis, ask, compile_stages
 
 if TYPE_CHECKING:
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_LABELS", "Best", "Search", "Walk"]
 
-#: More labels than this at one boundary are given up; 100 bytes or so each.
-MAX_LABELS: Final = 4_000_000
-_LIMB: Final = 30
-_FAR: Final = 1 << 62
+#: More labels than this at one boundary are given up, and so is what takes more than `MAX_BYTES` for all boundaries:
+#: with tables and copies a count stays below about 4 GB.
+MAX_LABELS: Final = 40_000_000
+MAX_BYTES: Final = 5 << 29
+# Labels with scores that are carried over one layer: they and what numpy makes of them take some gigabytes.
+_MOST_SCORED: Final = 30_000_000
+_MOST_ARCS: Final = 20_000_000
+# What a space keeps between two calls.
+_KEPT_BYTES: Final = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -59,39 +65,15 @@ class Best:
     bound: float | int | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Term:
-    """One amount that a budget bounds: a sum, or a peak on top of sums, as columns of each layer's arcs."""
-
-    adds: tuple[tuple[str, int, int], ...]  # name, factor, divisor
-    peak: str = ""
-    budget: int = _FAR
-
-
-@dataclass(eq=False)
-class _Layer:
-    """The steps of one slot between nodes: a state, the state as seen from behind, and genes that are still open."""
-
-    left: I64
-    right: I64
-    raw: I64
-    numbers: I64  # (n_arcs, width)
-    n_left: int
-    n_right: int
-
-
 @dataclass(eq=False)
 class _Labels:
-    """Labels of the nodes of one boundary, and where they come from."""
+    """Labels with scores of the nodes of one boundary, and where they come from."""
 
     node: I64
-    sums: I64  # (n, n_sums)
-    tops: I64  # (n, n_peaks)
-    count: I64 | None = None  # (n, limbs)
-    score: NDArray[Any] | None = None
-    ptr: I64 = field(default_factory=lambda: np.zeros(1, np.int64))
-    arc: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    child: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    values: I64  # (n, width)
+    score: NDArray[Any]
+    arc: I64
+    child: I64
 
 
 def check_limit(space: Space, limit: Any) -> None:
@@ -118,206 +100,69 @@ class Search:
         ``setting_of(label)``.
     extra : sequence of (Metric, Setting)
         What the search is about besides.
+    asked : sequence of (Metric, Setting, budget)
+        Budgets, besides those of the limit.
     """
 
-    def __init__(self, space: Space, limit: Any = None, extra: Sequence[tuple[Metric, Setting]] = ()) -> None:
+    def __init__(
+        self,
+        space: Space,
+        limit: Any = None,
+        extra: Sequence[tuple[Metric, Setting]] = (),
+        asked: Sequence[tuple[Metric, Setting, int]] = (),
+    ) -> None:
         self.space = space
         self.extra = tuple(extra)
-        asked: list[tuple[Metric, Setting, int]] = []
+        asked = list(asked)
         if limit is not None:
             check_limit(space, limit)
             for label, budget in limit.budgets.items():
                 asked.append((limit.metrics[label], limit.setting_of(label), int(budget)))
         self.asked = asked
-        question, terms = _terms([*asked, *((m, s, _FAR) for m, s in self.extra), (_SCORE, _PLAIN, _FAR)])
+        question, terms = _terms([*asked, *((m, s, FAR) for m, s in self.extra), (_SCORE, _PLAIN, FAR)])
         self.question = question
         self.terms = terms
         self.stages = compile_stages(space, question)
-        self._layers: list[_Layer] | None = None
-        self._counted: list[_Labels] | None = None
+        self._layers: list[Layer] | None = None
+        self._problem: Problem | None = None
+        self._met: Meeting | None = None
+        self._count: int | None = None
 
     # ------------------------------------------------------------------ layers
 
     @property
-    def layers(self) -> list[_Layer]:
+    def layers(self) -> list[Layer]:
         """The steps between nodes, slot by slot."""
         if self._layers is None:
             self._layers = _layers(self.space, self.stages)
         return self._layers
 
-    def _columns(self) -> tuple[list[I64], list[I64], list[I64], I64, list[tuple[int, int]], list[tuple[int, int]]]:
-        """Return per layer: sums, own bytes and leads of peaks; the tail of each peak; budgets of sums and peaks."""
-        q = self.question
-        place = {name: k for k, name in enumerate(q.adds)}
-
-        def total(layer: _Layer, adds: Sequence[tuple[str, int, int]]) -> I64:
-            found = np.zeros(len(layer.left), np.int64)
-            for name, factor, divisor in adds:
-                found += factor * (layer.numbers[:, place[name]] // divisor)
-            return found
-
-        forms: dict[tuple[tuple[str, int, int], ...], int] = {}
-        budgets: list[tuple[int, int]] = []
-        peaks: list[tuple[_Term, int]] = []
-        for term in self.terms:
-            if not term.peak:
-                k = forms.setdefault(tuple(sorted(term.adds)), len(forms))
-                budgets.append((k, term.budget))
-                continue
-            behind = q.tail[q.peaks.index(term.peak)]
-            tail = tuple(sorted((*term.adds, *([(q.adds[behind], 1, 1)] if behind >= 0 else []))))
-            peaks.append((term, forms.setdefault(tail, len(forms)) if tail else -1))
-        sums, own, lead = [], [], []
-        for layer in self.layers:
-            sums.append(np.stack([total(layer, form) for form in forms], axis=1) if forms
-                        else np.zeros((len(layer.left), 0), np.int64))  # fmt: skip
-            tops = np.zeros((2, len(layer.left), len(peaks)), np.int64)
-            for j, (term, _) in enumerate(peaks):
-                base = total(layer, term.adds)
-                at = len(q.adds) + 2 * q.peaks.index(term.peak)
-                tops[0, :, j] = np.maximum(layer.numbers[:, at] + base, NONE)
-                tops[1, :, j] = layer.numbers[:, at + 1] + base
-            own.append(tops[0])
-            lead.append(tops[1])
-        return (
-            sums, own, lead, np.array([t for _, t in peaks], np.int64), budgets,
-            [(j, term.budget) for j, (term, _) in enumerate(peaks)],
-        )  # fmt: skip
-
-    # ------------------------------------------------------------------ the programme
-
-    def _bounds(self, sums: list[I64], own: list[I64], lead: list[I64], tail: I64) -> list[tuple[I64, ...]]:
-        """Return per boundary and node the least and largest sums, leads and peaks of all beginnings."""
-        n_sums, n_peaks = sums[0].shape[1], own[0].shape[1]
-        found: list[tuple[I64, ...]] = []
-        zeros = (np.zeros((1, n_sums), np.int64), np.zeros((1, n_peaks), np.int64), np.full((1, n_peaks), NONE))
-        now: tuple[I64, ...] = (zeros[0], zeros[0].copy(), zeros[1], zeros[1].copy(), zeros[2], zeros[2].copy())
-        found.append(now)
-        for layer, s, o, d in zip(self.layers, sums, own, lead, strict=True):
-            behind = (
-                np.stack([s[:, t] if t >= 0 else np.zeros(len(s), np.int64) for t in tail], axis=1) if n_peaks else o
-            )
-            step: list[I64] = []
-            for k, (column_, gain) in enumerate(((now[0], s), (now[1], s), (now[2], d), (now[3], d))):
-                pick = np.minimum if k % 2 == 0 else np.maximum
-                out = np.full((layer.n_right, gain.shape[1]), _FAR if k % 2 == 0 else -_FAR, np.int64)
-                pick.at(out, layer.right, column_[layer.left] + gain)
-                step.append(out)
-            for k, extreme in enumerate((now[4], now[5])):
-                pick = np.minimum if k == 0 else np.maximum
-                out = np.full((layer.n_right, n_peaks), _FAR if k == 0 else -_FAR, np.int64)
-                value = np.maximum(extreme[layer.left] + behind, now[2 + k][layer.left] + o)
-                pick.at(out, layer.right, np.maximum(value, NONE))
-                step.append(out)
-            now = tuple(step)
-            found.append(now)
-        return found
-
-    def _run(self, scores: list[NDArray[Any]] | None, beam: int | None = None, least: float | None = None,
-             reach: list[NDArray[Any]] | None = None) -> tuple[list[_Labels], bool]:  # fmt: skip
-        """Return the labels of every boundary, the first one first, and whether none was left out for its number.
-
-        Without `scores` they are counted; with them only the best of equal labels is kept, and what others dominate
-        is dropped.
-        """
-        sums, own, lead, tail, sum_budgets, peak_budgets = self._columns()
-        bounds = self._bounds(sums, own, lead, tail)
-        n_sums, n_peaks = sums[0].shape[1], own[0].shape[1]
-        limbs = 2 + sum(int(np.log2(len(o) + 1)) + 1 for o in own) // _LIMB
-        end = self.layers[-1].n_right
-        labels = _Labels(np.arange(end), np.zeros((end, n_sums), np.int64), np.full((end, n_peaks), NONE, np.int64))
-        if scores is None:
-            labels.count = np.zeros((end, limbs), np.int64)
-            labels.count[:, 0] = 1
-        else:
-            labels.score = np.zeros(end, scores[0].dtype)
-        done = [labels]
-        complete = True
-        for i in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[i]
-            # Every step into a node, followed by every label of that node.
-            per_node = np.bincount(labels.node, minlength=layer.n_right)
-            begin = np.concatenate([[0], np.cumsum(per_node)])
-            by_node = np.argsort(labels.node, kind="stable")
-            times = per_node[layer.right]
-            if times.sum() > 40 * MAX_LABELS:
-                raise _too_many(int(times.sum()))
-            arc = np.repeat(np.arange(len(layer.right)), times)
-            offset = np.arange(len(arc)) - np.repeat(np.cumsum(times) - times, times)
-            child = by_node[begin[layer.right[arc]] + offset]
-            new_sums = sums[i][arc] + labels.sums[child]
-            new_tops = np.empty((len(arc), n_peaks), np.int64)
-            for j, t in enumerate(tail.tolist()):
-                front = own[i][arc, j] + (labels.sums[child, t] if t >= 0 else 0)
-                new_tops[:, j] = np.maximum(np.maximum(front, lead[i][arc, j] + labels.tops[child, j]), NONE)
-            node = layer.left[arc]
-            keep = np.ones(len(arc), bool)
-            low_sum, high_sum, low_lead, high_lead, low_peak, high_peak = bounds[i]
-            room = np.full((len(arc), n_sums), _FAR, np.int64)  # a sum up to here fits whatever comes before
-            free = np.ones(n_sums, bool)
-            for k, budget in sum_budgets:
-                if budget < _FAR:
-                    keep &= low_sum[node, k] + new_sums[:, k] <= budget
-                    room[:, k] = np.minimum(room[:, k], budget - high_sum[node, k])
-                else:
-                    free[k] = False
-            for j, budget in peak_budgets:
-                t = int(tail[j])
-                if budget < _FAR:
-                    keep &= low_lead[node, j] + new_tops[:, j] <= budget
-                    new_tops[:, j] = np.maximum(new_tops[:, j], np.minimum(budget - high_lead[node, j], budget))
-                    if t >= 0:
-                        keep &= low_peak[node, j] + new_sums[:, t] <= budget
-                        room[:, t] = np.minimum(room[:, t], budget - np.maximum(high_peak[node, j], 0))
-                elif t >= 0:
-                    free[t] = False
-            for k in range(n_sums):
-                if free[k]:
-                    new_sums[:, k] = np.maximum(new_sums[:, k], np.minimum(room[:, k], _FAR >> 1))
-            score = None
-            if scores is not None:
-                assert labels.score is not None
-                score = scores[i][arc] + labels.score[child]
-                if least is not None and reach is not None:
-                    keep &= score + reach[i][node] > least
-            if not keep.all():
-                arc, child, node, new_sums, new_tops = (a[keep] for a in (arc, child, node, new_sums, new_tops))
-                score = score[keep] if score is not None else None
-            labels, order, first = _group(node, new_sums, new_tops, score)
-            if scores is None:
-                assert done[0].count is not None
-                labels.count = np.zeros((0, limbs), np.int64)
-                if len(first):
-                    labels.count = _carried(np.add.reduceat(done[0].count[child[order]], first, axis=0))
-                labels.ptr = np.append(first, len(order)).astype(np.int64)
-                labels.arc, labels.child = arc[order], child[order]
-            else:
-                labels.arc, labels.child = arc[order][first], child[order][first]
-                left = _undominated(labels)
-                if beam is not None and len(left) > beam:
-                    assert labels.score is not None
-                    reached = labels.score[left] + (reach[i][labels.node[left]] if reach is not None else 0)
-                    left = left[np.sort(np.argsort(-reached, kind="stable")[:beam])]
-                    complete = False
-                _select(labels, left)
-            if len(labels.node) > MAX_LABELS:
-                raise _too_many(len(labels.node))
-            done.insert(0, labels)
-        return done, complete
+    @property
+    def problem(self) -> Problem:
+        """What has to be told apart."""
+        if self._problem is None:
+            self._problem = reduce(self.question, self.layers, self.terms)
+        return self._problem
 
     # ------------------------------------------------------------------ answers
 
-    def counted(self) -> list[_Labels]:
-        """Return the labels with their counts."""
-        if self._counted is None:
-            self._counted = self._run(None)[0]
-        return self._counted
+    def _meet(self) -> Meeting:
+        if self._met is not None:
+            return self._met
+        try:
+            met = Meeting(self.problem, MAX_LABELS, MAX_BYTES)
+        except TooManyError as error:
+            raise _too_many(error.args[0]) from None
+        self._count = met.total
+        if met.nbytes <= _KEPT_BYTES:
+            self._met = met
+        return met
 
     def count(self) -> int:
         """See :meth:`cnnlive.nas.Space.count`."""
-        limbs = self.counted()[0].count
-        assert limbs is not None
-        return sum(int(v) << (_LIMB * k) for row in limbs.tolist() for k, v in enumerate(row))
+        if self._count is None:
+            self._count = self._meet().total
+        return self._count
 
     def sample(self, n: int, rng: np.random.Generator) -> I64:
         """See :meth:`cnnlive.nas.Space.sample`."""
@@ -327,17 +172,56 @@ class Search:
         out = np.zeros((int(n), space.n_genes), np.int64)
         if n == 0:
             return out
-        done = self.counted()
-        if not len(done[0].node):
+        steps = self._meet().draw(int(n), rng) if self._count != 0 else None
+        if steps is None:
             raise SpaceError(f"no member of space {space.name!r} fits the limit; there is nothing to draw from")
-        weight = _floats(done[0])
-        at = _choose(np.array([0, len(weight)]), weight, np.zeros(len(out), np.int64), rng)
         for i, layer in enumerate(self.layers):
-            labels = done[i]
-            pick = _choose(labels.ptr, _floats(done[i + 1])[labels.child], at, rng)
-            self._write(out, i, layer.raw[labels.arc[pick]])
-            at = labels.child[pick]
-        return space.canonical(out)
+            self._write(out, i, layer.raw[steps[i]])
+        return rng.permutation(space.canonical(out))
+
+    def _run(self, scores: list[NDArray[Any]], beam: int | None = None, least: float | None = None,
+             reach: list[NDArray[Any]] | None = None) -> tuple[list[_Labels], bool]:  # fmt: skip
+        """Return the labels of every boundary, the first one first, and whether none was left out for its number.
+
+        Of equal labels only the best is kept, and what others dominate is dropped. Scores are of arcs.
+        """
+        p = self.problem
+        end = p.nodes[-1]
+        none = np.zeros(0, np.int64)
+        labels = _Labels(np.arange(end), np.tile(p.end, (end, 1)), np.zeros(end, scores[0].dtype), none, none)
+        done = [labels]
+        complete = True
+        for i in range(len(p.left) - 1, -1, -1):
+            # Every step into a node, followed by every label of that node.
+            per_node = np.bincount(labels.node, minlength=p.nodes[i + 1])
+            begin = np.concatenate([[0], np.cumsum(per_node)])
+            by_node = np.argsort(labels.node, kind="stable")
+            times = per_node[p.right[i]]
+            if times.sum() > _MOST_SCORED:
+                raise _too_many(int(times.sum()))
+            arc = np.repeat(np.arange(len(p.right[i])), times)
+            offset = np.arange(len(arc)) - np.repeat(np.cumsum(times) - times, times)
+            child = by_node[begin[p.right[i][arc]] + offset]
+            node = p.left[i][arc]
+            score = scores[i][arc] + labels.score[child]
+            if least is not None and reach is not None:
+                keep = score + reach[i][node] > least
+                arc, child, node, score = arc[keep], child[keep], node[keep], score[keep]
+            values = carried(labels.values[child], p.gain[i][arc], p.own[i][arc], p.tail, p.peak)
+            low, high = p.tail_range(i)
+            keep = (values <= high[node]).all(axis=1)
+            if not keep.all():
+                arc, child, node, score, values = arc[keep], child[keep], node[keep], score[keep], values[keep]
+            values = np.maximum(values, low[node])
+            labels = _grouped(_Labels(node, values, score, arc, child))
+            left = _undominated(labels)
+            if beam is not None and len(left) > beam:
+                reached = labels.score[left] + (reach[i][labels.node[left]] if reach is not None else 0)
+                left = left[np.sort(np.argsort(-reached, kind="stable")[:beam])]
+                complete = False
+            labels = _selected(labels, left)
+            done.insert(0, labels)
+        return done, complete
 
     def _write(self, out: I64, i: int, raw: I64) -> None:
         """Write the values of the genes of slot i, from the numbers of their combination."""
@@ -357,15 +241,15 @@ class Search:
         read = read_setting(**options)
         (wanted,) = read_metrics((metric,), asked.get("optimizer", "adam"), read.device,
                                  **(asked.get("optimizer_options") or {}))  # fmt: skip
-        other = Search.__new__(Search)
-        other.space, other.extra, other.asked = self.space, ((wanted, read),), self.asked
-        other.question, other.terms = _terms([*self.asked, (wanted, read, _FAR), (_SCORE, _PLAIN, _FAR)])
-        other.stages = compile_stages(self.space, other.question)
-        other._layers = other._counted = None
-        return other._front(other._scores(objective))
+        return Search(self.space, None, ((wanted, read),), self.asked).front(objective)
+
+    def front(self, objective: Any) -> list[Best]:
+        """Return the members that no other one beats in score and in the metrics asked for besides."""
+        return self._front(self._scores(objective))
 
     def _front(self, scores: list[NDArray[Any]]) -> list[Best]:
         """Return the members that no other one beats in score and in the metrics asked for besides."""
+        scores, member = self._of_arcs(scores)
         reach = self._reach(scores)
         fronted = bool(self.extra)
         least = None
@@ -373,7 +257,6 @@ class Search:
         if not fronted:
             rough, complete = self._run(scores, beam=2000, reach=reach)
             top = rough[0].score
-            assert top is not None
             if complete or len(top) == 0:
                 done = rough if complete else self._run(scores, reach=reach)[0]
                 rough = done
@@ -382,25 +265,38 @@ class Search:
                 try:
                     exact = self._run(scores, least=least, reach=reach)[0]
                 except SpaceError:
-                    found = self._members(rough, scores)
+                    found = self._members(rough, member)
                     return [Best(found[-1].x, found[-1].score, found[-1].metrics, "feasible",
-                                 max(found[-1].score, reach_end(scores, self.layers)))]  # fmt: skip
+                                 max(found[-1].score, reach[-1].max().item()))]  # fmt: skip
                 rough = exact if len(exact[0].node) else rough
         else:
             rough = self._run(scores)[0]
-        return self._members(rough, scores)
+        return self._members(rough, member)
+
+    def _of_arcs(self, scores: list[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[I64]]:
+        """Return the best score of the steps that each arc stands for, and which of them has it."""
+        p = self.problem
+        best, member = [], []
+        for score, ptr, steps in zip(scores, p.member_ptr, p.member, strict=True):
+            arc = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+            order = np.lexsort((-score[steps], arc))
+            first = order[ptr[:-1]]
+            member.append(steps[first])
+            best.append(score[steps[first]])
+        return best, member
 
     def _reach(self, scores: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return per boundary and node the largest score of any beginning, budgets apart."""
+        """Return per boundary and node the largest score of any beginning, budgets apart; scores are of arcs."""
+        p = self.problem
         found = [np.zeros(1, scores[0].dtype)]
-        for layer, score in zip(self.layers, scores, strict=True):
-            low = -np.inf if score.dtype.kind == "f" else -_FAR
-            out = np.full(layer.n_right, low, score.dtype)
-            np.maximum.at(out, layer.right, found[-1][layer.left] + score)
+        for i, score in enumerate(scores):
+            low = -np.inf if score.dtype.kind == "f" else -(FAR >> 1)
+            out = np.full(p.nodes[i + 1], low, score.dtype)
+            np.maximum.at(out, p.right[i], found[-1][p.left[i]] + score)
             found.append(out)
         return found
 
-    def _members(self, done: list[_Labels], scores: list[NDArray[Any]]) -> list[Best]:
+    def _members(self, done: list[_Labels], member: list[I64]) -> list[Best]:
         """Return the genotypes behind the first boundary's labels, those that others beat left out."""
         first = done[0]
         n = len(first.node)
@@ -409,9 +305,8 @@ class Search:
         out = np.zeros((n, self.space.n_genes), np.int64)
         at = np.arange(n)
         for i, layer in enumerate(self.layers):
-            self._write(out, i, layer.raw[done[i].arc[at]])
+            self._write(out, i, layer.raw[member[i][done[i].arc[at]]])
             at = done[i].child[at]
-        assert first.score is not None
         x = self.space.canonical(out)
         columns: dict[str, I64] = {}
         for metric, setting in [*((m, s) for m, s, _ in self.asked), *self.extra]:
@@ -466,19 +361,10 @@ class Search:
         return _table_scores(space, self.layers, of_gene, by_slot, kind)
 
 
-def reach_end(scores: list[NDArray[Any]], layers: list[_Layer]) -> Any:
-    """Return the largest score of any member, budgets apart."""
-    at = np.zeros(1, scores[0].dtype)
-    for layer, score in zip(layers, scores, strict=True):
-        out = np.full(layer.n_right, -np.inf if score.dtype.kind == "f" else -_FAR, score.dtype)
-        np.maximum.at(out, layer.right, at[layer.left] + score)
-        at = out
-    return at.max().item()
-
-
 def _too_many(n: int) -> SpaceError:
-    return SpaceError(f"the budgets leave {n:,} different sums and peaks to tell apart; allowed: {MAX_LABELS:,}. "
-                      "Fewer budgets, or one peak in place of a sum, can be answered")  # fmt: skip
+    return SpaceError(f"the budgets leave {n:,} or more different sums and peaks to tell apart at one boundary; "
+                      f"allowed: {MAX_LABELS:,}, and {MAX_BYTES >> 20:,} MiB of them in all. Fewer budgets, or one "
+                      "peak in place of a sum, can be answered")  # fmt: skip
 
 
 # ------------------------------------------------------------------ budgets as terms
@@ -487,14 +373,14 @@ _PLAIN: Final = read_setting()
 _SCORE: Final = Metric("score", "score")
 
 
-def _terms(asked: Sequence[tuple[Metric, Setting, int]]) -> tuple[Question, list[_Term]]:
+def _terms(asked: Sequence[tuple[Metric, Setting, int]]) -> tuple[Question, list[Term]]:
     """Return one question for metrics of several settings, and the sums and peaks that their budgets bound."""
     groups: dict[Setting, list[tuple[Metric, int]]] = {}
     parts: list[Any] = []
     adds: list[str] = []
     peaks: list[str] = []
     tail: list[int] = []
-    terms: list[_Term] = []
+    terms: list[Term] = []
     for metric, setting, budget in asked:
         if metric is not _SCORE:
             groups.setdefault(setting, []).append((metric, budget))
@@ -508,51 +394,51 @@ def _terms(asked: Sequence[tuple[Metric, Setting, int]]) -> tuple[Question, list
         adds += [prefix + name for name in asking.adds]
         peaks += [prefix + name for name in asking.peaks]
         for metric, budget in members:
-            terms += [_prefixed(t, prefix) for t in _terms_of(metric, asking, budget)]
+            group = prefix + metric.label if budget == FAR else ""
+            terms += [_prefixed(t, prefix, group) for t in _terms_of(metric, asking, budget)]
     return Question((), tuple(parts), tuple(adds), tuple(peaks), column(tail)), terms
 
 
-def _prefixed(term: _Term, prefix: str) -> _Term:
-    return _Term(
-        tuple((prefix + a, f, d) for a, f, d in term.adds), prefix + term.peak if term.peak else "", term.budget
-    )
+def _prefixed(term: Term, prefix: str, group: str) -> Term:
+    adds = tuple((prefix + name, factor, divisor) for name, factor, divisor in term.adds)
+    return Term(adds, prefix + term.peak if term.peak else "", term.budget, term.once, group)
 
 
-def _terms_of(metric: Metric, question: Question, budget: int) -> list[_Term]:
+def _terms_of(metric: Metric, question: Question, budget: int) -> list[Term]:
     """Return the sums and peaks whose largest is a metric."""
     if metric.name == "inference_total":
-        return [_Term((("weight_bytes", 1, 1),), "inference_peak", budget)]
+        return [Term((("weight_bytes", 1, 1),), "inference_peak", budget)]
     if metric.name in ("inference_peak", "minimum_peak"):
-        return [_Term((), metric.name, budget)]
+        return [Term((), metric.name, budget)]
     if metric.name != "training_peak":
-        return [_Term(((metric.name, 1, 1),), "", budget)]
+        return [Term(((metric.name, 1, 1),), "", budget)]
     step = next(p for p in question.parts if isinstance(p, Step) and p.optimizer == metric.optimizer)
     static = (("static", 1, 1), (step.adds[0], 1, 1))
-    found = [_Term(static, peak, budget) for peak in ("forward", "loss", "backward")]
+    found = [Term(static, peak, budget) for peak in ("forward", "loss", "backward")]
     behind = (*static, ("behind", 1, 1))
     if step.rule is None:
-        return [*found, _Term(behind, step.peaks[0][0], budget)]
-    found.append(_Term(behind, "", budget))
+        return [*found, Term(behind, step.peaks[0][0], budget)]
+    found.append(Term(behind, "", budget))
     for per_element, each, once, _ in step.rule.rows.tolist():
         adds = [*behind]
         if per_element:
             adds.append(("gradients", per_element, step.rule.itemsize))
         if each:
             adds.append(("leaves", each, 1))
-        found.append(_Term(tuple(adds), "", budget - once))
+        found.append(Term(tuple(adds), "", budget, once))
     return found
 
 
 # ------------------------------------------------------------------ nodes
 
 
-def _layers(space: Space, stages: Sequence[Stage]) -> list[_Layer]:
+def _layers(space: Space, stages: Sequence[Stage]) -> list[Layer]:
     """Return the steps between nodes, those that no beginning reaches left out."""
     uses: dict[int, list[int]] = {}
     for i, stage in enumerate(stages):
         for gene in stage.genes:
             uses.setdefault(gene, []).append(i)
-    layers: list[_Layer] = []
+    layers: list[Layer] = []
     nodes = np.zeros((1, 2), np.int64)  # state, state from behind, then value and activity of every open gene
     open_genes: list[int] = []
     for i, (slot, stage) in enumerate(zip(space.slots, stages, strict=True)):
@@ -572,7 +458,7 @@ def _layers(space: Space, stages: Sequence[Stage]) -> list[_Layer]:
             if gene in stage.genes:
                 fits &= nodes[left, 2 + 2 * k] == values[stage.genes.index(gene), raw]
         left, raw = left[fits], raw[fits]
-        if len(left) > 20 * MAX_LABELS:
+        if len(left) > _MOST_ARCS:
             raise _too_many(len(left))
         after_open: list[int] = []
         opened: list[I64] = []
@@ -600,7 +486,7 @@ def _layers(space: Space, stages: Sequence[Stage]) -> list[_Layer]:
         right_key = np.stack([follows[pair], behind, *(o[pair] for o in opened)], axis=1)
         nodes_after, right = np.unique(right_key, axis=0, return_inverse=True)
         numbers = stage.numbers[state[pair], raw[pair], behind]
-        layers.append(_Layer(left[pair], right.reshape(-1), raw[pair], numbers, len(nodes), len(nodes_after)))
+        layers.append(Layer(left[pair], right.reshape(-1), raw[pair], numbers, len(nodes), len(nodes_after)))
         nodes, open_genes = nodes_after, after_open
         assert n_behind == met.shape[1]
     return layers
@@ -608,7 +494,7 @@ def _layers(space: Space, stages: Sequence[Stage]) -> list[_Layer]:
 
 def _table_scores(
     space: Space,
-    layers: Sequence[_Layer],
+    layers: Sequence[Layer],
     of_gene: Mapping[int, NDArray[Any]],
     by_slot: Mapping[int, Mapping[Any, Any]],
     kind: Any,
@@ -654,33 +540,23 @@ def _table_scores(
 # ------------------------------------------------------------------ labels
 
 
-def _group(node: I64, sums: I64, tops: I64, score: NDArray[Any] | None) -> tuple[_Labels, I64, I64]:
-    """Return the different labels, an order in which equal ones stand together, and where each begins in it.
-
-    With scores the best of equal ones stands first.
-    """
-    keys = [tops[:, j] for j in range(tops.shape[1])] + [sums[:, k] for k in range(sums.shape[1])] + [node]
-    order = np.lexsort(([-score] if score is not None else []) + keys)
+def _grouped(labels: _Labels) -> _Labels:
+    """Return the different labels, of equal ones that with the best score."""
+    keys = [*labels.values.T, labels.node]
+    order = np.lexsort((-labels.score, *keys))
     new = np.zeros(len(order), bool)
-    if len(order):
-        new[0] = True
+    new[:1] = True
     for key in keys:
         ordered = key[order]
         new[1:] |= ordered[1:] != ordered[:-1]
-    first = np.flatnonzero(new)
-    at = order[first]
-    labels = _Labels(node[at], sums[at], tops[at])
-    if score is not None:
-        labels.score = score[at]
-    return labels, order, first
+    return _selected(labels, order[new])
 
 
 def _undominated(labels: _Labels) -> I64:
     """Return the labels that no other one of the same node beats: at least its score for no more of anything."""
     n = len(labels.node)
     score = labels.score
-    assert score is not None
-    varying = [c for c in (*labels.sums.T, *labels.tops.T) if n and (c != c[0]).any()]
+    varying = [c for c in labels.values.T if n and (c != c[0]).any()]
     if n == 0:
         return np.arange(0)
     order = np.lexsort((*varying[1:], *([-score] if len(varying) != 1 else []), *varying[:1], labels.node))
@@ -723,41 +599,9 @@ def _undominated(labels: _Labels) -> I64:
 _SKYLINE: Final = 20_000
 
 
-def _select(labels: _Labels, rows: I64) -> None:
-    """Keep some labels."""
-    assert labels.score is not None
-    labels.node, labels.sums, labels.tops = labels.node[rows], labels.sums[rows], labels.tops[rows]
-    labels.score, labels.arc, labels.child = labels.score[rows], labels.arc[rows], labels.child[rows]
-
-
-def _carried(limbs: I64) -> I64:
-    """Return numbers of several limbs with every limb in range."""
-    for k in range(limbs.shape[1] - 1):
-        limbs[:, k + 1] += limbs[:, k] >> _LIMB
-        limbs[:, k] &= (1 << _LIMB) - 1
-    return limbs
-
-
-def _floats(labels: _Labels) -> NDArray[np.float64]:
-    assert labels.count is not None
-    value = np.zeros(len(labels.node))
-    for k in range(labels.count.shape[1] - 1, -1, -1):
-        value = value * float(1 << _LIMB) + labels.count[:, k]
-    return value
-
-
-def _choose(ptr: I64, weight: NDArray[np.float64], row: I64, rng: np.random.Generator) -> I64:
-    share = np.empty(len(weight), np.float64)
-    ptr = column(ptr)
-    weight = np.ascontiguousarray(weight)
-    weight.setflags(write=False)
-    accumulate(ptr, weight, share)
-    share.setflags(write=False)
-    chance = rng.random(len(row))
-    chance.setflags(write=False)
-    out = np.empty(len(row), np.int64)
-    draw(ptr, share, column(row), chance, out)
-    return out
+def _selected(labels: _Labels, rows: I64) -> _Labels:
+    """Return some labels."""
+    return _Labels(labels.node[rows], labels.values[rows], labels.score[rows], labels.arc[rows], labels.child[rows])
 
 
 # ------------------------------------------------------------------ one candidate that changes
