@@ -416,6 +416,7 @@ def rows(*nodes_of, p=PALETTE):
 
 
 IMAGE = ("input", (), (2, 2))
+LARGE = ("input", (), (2, 16))
 CONV = ("conv2d", (0,), (2, 3))
 CASES = {
     "one convolution": [IMAGE, CONV],
@@ -426,6 +427,14 @@ CASES = {
     "pools before the first parameter": [IMAGE, ("max_pool2d", (0,)), ("batch_norm2d", (1,)), ("relu", (2,))],
     "an output that is read": [IMAGE, CONV, ("relu", (1,)), ("identity", (1,))],
     "an identity in between": [IMAGE, CONV, ("identity", (1,)), ("relu", (2,))],
+    "a tensor and itself": [LARGE, CONV, ("add", (1, 1))],
+    "a tensor, itself and more": [LARGE, CONV, ("add", (1, 1)), ("add", (2, 1)), ("add_n", (3, 3, 1))],
+    "a product with itself": [LARGE, CONV, ("mul", (1, 1))],
+    "a gradient that others look at": [LARGE, CONV, CONV, ("channel_shuffle", (2,)), ("add_n", (2, 3, 1))],
+    "the same behind a difference": [LARGE, CONV, CONV, ("sub", (0, 2)), ("add_n", (2, 3, 1))],
+    "most in forward": [LARGE, ("relu", (0,)), ("relu", (1,)), ("adaptive_avg_pool2d", (2,)), ("conv2d", (3,), (2, 3))],
+    "most in two ops of one": [LARGE, (KINDS["same"][25], (0,)), ("adaptive_avg_pool2d", (1,)),
+                               ("conv2d", (2,), (2, 3))],
     "twice the same": [IMAGE, CONV, ("add", (1, 1)), ("concat", (2, 2)), ("mul", (3, 3))],
     "a parameter three times": [IMAGE, ("parameter", ()), ("mul", (0, 1)), ("add", (2, 1)), ("mul", (3, 1))],
     "a gradient for two parameters": [IMAGE, (KINDS["leaf"][0], ()), (KINDS["leaf"][0], ()), ("add", (1, 2)),
