@@ -696,8 +696,11 @@ def evaluate_graphs(
                     work[b, 10] = s
                     if flags & 32:
                         target = b
-                    for e in range(start + 1, stop):
-                        work[work[in_idx[e], 9], 10] = s
+                    # The second input without a loop: 8 % of the time of the whole kernel.
+                    if stop > start + 1:
+                        work[work[in_idx[start + 1], 9], 10] = s
+                        for e in range(start + 2, stop):
+                            work[work[in_idx[e], 9], 10] = s
                 work[t, 9] = target
                 work[t, 10] = s
             if flags & 64:
