@@ -742,7 +742,7 @@ def evaluate_batch(
     >>> from cnnlive import zoo
     >>> nets = [zoo.load("resnet18"), zoo.load("vgg16")]
     >>> evaluate_batch(nets, metrics=("params", "inference_peak"))
-    {'params': array([ 11689512, 138357544]), 'inference_peak': array([ 7225344, 25690112])}
+    {'params': array([ 11689512, 138357544]), 'inference_peak': array([ 6422528, 25690112])}
     """
     options = dict(optimizer_options or {})
     asked = read_metrics(metrics, optimizer, device, **options)
