@@ -12,25 +12,29 @@ if TYPE_CHECKING:
     from cnnlive.nas import spaces
     from cnnlive.nas.base import CONVENTIONS, METRICS, Gene, SearchSpace
     from cnnlive.nas.batch import Batch, evaluate_batch
-    from cnnlive.nas.encoded import EncodedSpace
+    from cnnlive.nas.encoded import EncodedSpace, Encoder, Nodes
     from cnnlive.nas.limit import Limit
     from cnnlive.nas.palette import FREE, Palette
     from cnnlive.nas.space import Slot, Space
+    from cnnlive.nas.warm import warm_up
 
 _MODULE_OF = {
     "CONVENTIONS": "base",
     "METRICS": "base",
     "Batch": "batch",
     "EncodedSpace": "encoded",
+    "Encoder": "encoded",
     "FREE": "palette",
     "Gene": "base",
     "Limit": "limit",
+    "Nodes": "encoded",
     "Palette": "palette",
     "SearchSpace": "base",
     "Slot": "space",
     "Space": "space",
     "evaluate_batch": "batch",
     "spaces": "",
+    "warm_up": "warm",
 }
 
 __all__ = [
@@ -39,14 +43,17 @@ __all__ = [
     "METRICS",
     "Batch",
     "EncodedSpace",
+    "Encoder",
     "Gene",
     "Limit",
+    "Nodes",
     "Palette",
     "SearchSpace",
     "Slot",
     "Space",
     "evaluate_batch",
     "spaces",
+    "warm_up",
 ]
 
 
