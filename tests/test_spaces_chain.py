@@ -681,7 +681,7 @@ def test_evaluate_gives_what_planning_the_graph_gives(name):
         found = of.evaluate(xs, metrics, **asked)
         for i, net in enumerate(nets):
             plan = cnnlive.plan_inference(net, **asked)
-            numbers = (net.n_parameters, net.macs(asked.get("batch", 1)), plan.weight_bytes,
+            numbers = (plan.network.n_parameters, plan.macs, plan.weight_bytes,
                        plan.activation_peak_bytes, plan.peak_bytes)  # fmt: skip
             assert [int(found[k][i]) for k in metrics] == list(numbers), (asked, xs[i].tolist())
 
