@@ -52,9 +52,11 @@ def advance(
                 kept[i] = 0
             v = max(v, least)
             x[c, i] = v
-            # Products of 31 by 30 bits: nothing wraps, compiled or not.
-            p = ((v ^ mix[i]) & 2147483647) * 1004535809 + ((v >> 31) & 2147483647) * 998244353
-            mix[i] = (p ^ (p >> 29)) & 2147483647
+            # Products of 31 by 32 bits, below 2**63 together: nothing wraps, compiled or not.
+            p = ((v ^ mix[i]) & 2147483647) * 2654435761 + ((v >> 31) & 2147483647) * 1540483477
+            mix[i] = (p ^ (p >> 32)) & 2147483647
+    for i in range(n):
+        mix[i] = ((mix[i] * 2654435761) >> 16) & 2147483647
 
 
 @kernel
@@ -266,6 +268,102 @@ def trace(
         if most <= 0:
             return 2
     return 0
+
+
+@kernel
+def cross(
+    fronts: I64,
+    begin: int,
+    end: int,
+    tails: I64,
+    first: int,
+    c: int,
+    gain: I64,
+    own: I64,
+    times: I64,
+    a: int,
+    source: I64,
+    target: I64,
+    at: I64,
+    total: I64,
+    most: int,
+    weight: F64,
+    out: I64,
+) -> int:
+    """Add up the pairs of fronts of one node and tails of another that fit when fronts are carried over arc `a`.
+
+    Both rise in column `c`, in which entries raise all of them to the same, and are alike in all others.
+
+    Parameters
+    ----------
+    fronts, tails : (n, width + limbs) int64
+        Labels; `begin` .. `end` of the former, and of the latter those from `first` on.
+    gain, own, times, source, target
+        As in :func:`fill`, from fronts on.
+    at : (1,) int64
+        How many tails fit the front `begin`, or more; moved on.
+    total : (limbs,) int64
+        The sum of their counts; moved on.
+    most : int
+        Fronts and tails together after which it returns.
+    weight : (n,) float64
+        Of each front: what its tails come to is added.
+    out : (limbs + 2,) int64
+        Gets the sum of the products of counts.
+
+    Returns
+    -------
+    int
+        The front to go on with; `end`: all are done.
+
+    Notes
+    -----
+    O(fronts + tails).
+    """
+    width = gain.shape[1]
+    for i in range(begin, end):
+        if most <= 0:
+            return i
+        most -= 1
+        top = 0
+        for b in range(width):
+            value = fronts[i, b] + gain[a, b]
+            for e in range(source.shape[0]):
+                if target[e] == b:
+                    value = max(value, own[a, e] + (fronts[i, source[e]] if source[e] >= 0 else 0))
+            if b == c:
+                top = value
+            elif value + tails[first, b] > 0:
+                return end  # and so it is for every front behind
+        for e in range(source.shape[0]):
+            if target[e] < 0 and own[a, e] + (fronts[i, source[e]] if source[e] >= 0 else 0) > 0:
+                return end
+        while at[0] > 0 and tails[first + at[0] - 1, c] + top > 0:
+            at[0] -= 1
+            most -= 1
+            for j in range(tails.shape[1] - width):
+                total[j] -= tails[first + at[0], width + j]
+            for j in range(total.shape[0] - 1):
+                total[j + 1] += total[j] >> 40
+                total[j] &= 1099511627775
+        if at[0] == 0:
+            return end
+        value = 0.0
+        for j in range(total.shape[0] - 1, -1, -1):
+            value = value * 1099511627776.0 + total[j]
+        weight[i] += value * times[a]
+        for j in range(total.shape[0]):
+            for k in range(fronts.shape[1] - width):
+                count = fronts[i, width + k]
+                # 20 by 40 bits, times less than 2**22 apart
+                low = (count & 1048575) * total[j]
+                high = (count >> 20) * total[j] + (low >> 20)
+                out[j + k] += ((high & 1048575) << 20) + (low & 1048575)
+                out[j + k + 1] += high >> 20
+        for j in range(out.shape[0] - 1):
+            out[j + 1] += out[j] >> 40
+            out[j] &= 1099511627775
+    return end
 
 
 @kernel

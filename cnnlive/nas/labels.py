@@ -520,6 +520,8 @@ class Meeting:
                     break
             self.front_at, self.tail_at = a, b
             self._seen: dict[tuple[int, tuple[int, ...]], _Tails] = {}
+            self._sums: dict[int, int] = {}
+            self._bounds: tuple[I64, I64, I64] | None = None
             self._across = self._crossing()
             self.total, self.weight = self._joined(bar)
 
@@ -658,8 +660,8 @@ class Meeting:
         if self.tail_at > i:
             arc = np.argsort(p.left[i], kind="stable")
             ptr = np.searchsorted(p.left[i][arc], np.arange(p.nodes[i] + 1)).tolist()
-            return _Steps(ptr, arc, p.right[i][arc], p.gain[i][arc], p.own[i][arc], p.times[i][arc], p.peak, p.tail,
-                          p.end, p.end)  # fmt: skip
+            return _Steps(ptr, arc, p.right[i][arc], column(p.gain[i][arc]), column(p.own[i][arc]),
+                          column(p.times[i][arc]), p.peak, p.tail, p.end, p.end)  # fmt: skip
         n, none = p.nodes[i], column([])
         return _Steps(list(range(n + 1)), np.arange(n), np.arange(n), np.zeros((n, p.width), np.int64),
                       np.zeros((n, 0), np.int64), np.ones(n, np.int64), none, none, p.end, p.end)  # fmt: skip
@@ -676,39 +678,79 @@ class Meeting:
     def _joined(self, bar: Progress) -> tuple[int, F64]:
         """Return how many pairs of fronts and tails fit, and the weight of each front times its tails."""
         p, steps = self.problem, self._across
-        fronts = self.fronts[self.front_at]
+        fronts, done = self.fronts[self.front_at], len(p.left) - 1
         found, weight = 0, np.zeros(len(fronts.rows))
+        line = self.tail_at > self.front_at
         for node in range(len(fronts.ptr) - 1):
             f, f_end = fronts.ptr[node : node + 2].tolist()
-            limbs = fronts.rows[f:f_end, p.width :]
-            vectors = fronts.rows[f:f_end, : p.width]
-            for k in range(steps.ptr[node], steps.ptr[node + 1]):
-                query = self._asked(vectors, k)
-                columns = self._columns(query, int(steps.origin[k]))
-                if columns is None:
-                    continue
-                seen = self._tails_of(int(steps.origin[k]), columns)
-                times = int(steps.times[k])
-                if not columns:
-                    found += times * seen.whole * _product(limbs, np.ones((len(limbs), 1), np.int64))
-                    weight[f:f_end] += float(times) * float(seen.whole)
-                    continue
-                sums = self._weighed(seen, query[:, columns])
-                found += times * _product(limbs, sums)
-                weight[f:f_end] += float(times) * _rounded(sums)
-                bar.at(len(p.left) - 1 + (node + 0.5) / (len(fronts.ptr) - 1))
-        weight *= _rounded(fronts.rows[:, p.width :])
+            arcs = range(steps.ptr[node], steps.ptr[node + 1])
+            for k in arcs if f < f_end else ():
+                if line:
+                    found += self._line(f, f_end, k, weight)
+                else:
+                    found += self._plane(f, f_end, k, weight)
+                bar.at(done + (node + (k + 1 - arcs.start) / len(arcs)) / (len(fronts.ptr) - 1))
+        weight *= fronts.weights(p.width)
         return found, weight
+
+    def _line(self, f: int, f_end: int, k: int, weight: F64) -> int:
+        """Return the pairs over one arc where labels differ along one column each."""
+        steps, width = self._across, self.problem.width
+        fronts, tails = self.fronts[self.front_at].rows, self.tails[self.tail_at]
+        t, t_end = tails.ptr[steps.origin[k] : steps.origin[k] + 2].tolist()
+        if t == t_end:
+            return 0
+        whole = self._whole(int(steps.origin[k]))
+        left, at = _as_limbs(whole, _limbs(whole)), np.full(1, t_end - t)
+        out = np.zeros(len(left) + fronts.shape[1] - width + 1, np.int64)
+        while f < f_end:
+            f = kernels.cross(fronts, f, f_end, tails.rows, t, tails.by, steps.gain, steps.own, steps.times, k,
+                              steps.source, steps.target, at, left, 8 * _CHUNK, weight, out)  # fmt: skip
+        found = sum(int(v) << (_LIMB * j) for j, v in enumerate(out.tolist()))
+        return found * int(steps.times[k])
+
+    def _whole(self, node: int) -> int:
+        """Return the sum of the counts of a node's tails."""
+        found = self._sums.get(node)
+        if found is None:
+            tails, width = self.tails[self.tail_at], self.problem.width
+            limbs = tails.rows[tails.ptr[node] : tails.ptr[node + 1], width:]
+            found = self._sums[node] = _product(limbs, np.ones((len(limbs), 1), np.int64))
+        return found
+
+    def _plane(self, f: int, f_end: int, k: int, weight: F64) -> int:
+        """Return the pairs over one arc, whatever labels look like."""
+        p, steps, fronts = self.problem, self._across, self.fronts[self.front_at].rows
+        query = self._asked(fronts[f:f_end, : p.width], k)
+        node, times = int(steps.origin[k]), int(steps.times[k])
+        columns = self._columns(query, node)
+        if columns is None:
+            return 0
+        limbs = fronts[f:f_end, p.width :]
+        if not columns:
+            weight[f:f_end] += float(times) * float(self._whole(node))
+            return times * self._whole(node) * _product(limbs, np.ones((len(limbs), 1), np.int64))
+        sums = self._weighed(self._tails_of(node, columns), query[:, columns])
+        weight[f:f_end] += float(times) * _rounded(sums)
+        return times * _product(limbs, sums)
 
     def _columns(self, query: I64, node: int) -> tuple[int, ...] | None:
         """Return the columns along which some of the queries leave some of a node's tails out; None: none fits."""
-        tails = self.tails[self.tail_at]
-        rows = tails.rows[tails.ptr[node] : tails.ptr[node + 1], : self.problem.width]
-        if not len(rows) or not len(query):
+        tails, width = self.tails[self.tail_at], self.problem.width
+        if self._bounds is None:
+            begin = tails.ptr[:-1][np.diff(tails.ptr) > 0]
+            number = np.cumsum(np.diff(tails.ptr) > 0) - 1
+            vectors = tails.rows[:, :width]
+            least, largest = (
+                (f.reduceat(vectors, begin) for f in (np.minimum, np.maximum)) if len(begin) else (vectors,) * 2
+            )
+            self._bounds = (number, least, largest)
+        if not len(query) or tails.ptr[node] == tails.ptr[node + 1]:
             return None
-        if (query.min(axis=0) + rows.min(axis=0) > 0).any():
+        number, least, largest = self._bounds
+        if (query.min(axis=0) + least[number[node]] > 0).any():
             return None
-        return tuple(np.flatnonzero(query.max(axis=0) + rows.max(axis=0) > 0).tolist())
+        return tuple(np.flatnonzero(query.max(axis=0) + largest[number[node]] > 0).tolist())
 
     def _tails_of(self, node: int, columns: tuple[int, ...]) -> _Tails:
         found = self._seen.get((node, columns))
@@ -719,12 +761,12 @@ class Meeting:
         rows = tails.rows[t:t_end]
         ones = np.ones((len(rows), 1), np.int64)
         if not columns:
-            found = _Tails(np.arange(t, t_end), ones, rows[:, width:], _product(ones, rows[:, width:]))
+            found = _Tails(np.arange(t, t_end), ones, rows[:, width:], self._whole(node))
         else:
             in_order = columns == (tails.by,)
             order = np.arange(len(rows)) if in_order else _curve(rows[:, columns])
             points, limbs = column(rows[:, columns][order]), column(rows[:, width:][order])
-            found = _Tails(t + order, points, limbs, _product(ones, limbs))
+            found = _Tails(t + order, points, limbs, self._whole(node))
         if len(columns) > 1:
             half = 1
             while half * _LEAF < len(points):
@@ -752,7 +794,7 @@ class Meeting:
         rises = bool((query[1:] >= query[:-1]).all())
         turn = np.arange(len(query)) if rises else np.argsort(query[:, 0])
         given, at = column(query if rises else query[turn]), np.full(1, len(seen.points))
-        left = np.array([seen.whole >> (_LIMB * k) & ((1 << _LIMB) - 1) for k in range(sums.shape[1])], np.int64)
+        left = _as_limbs(seen.whole, sums.shape[1])
         _in_chunks(len(query), lambda a, b: kernels.sweep(seen.points, seen.limbs, given, a, b, at, left, sums))
         if rises:
             return sums
@@ -950,6 +992,10 @@ def _paths(p: Problem) -> tuple[list[list[int]], list[list[int]]]:
             out[a] += k * tails[0][b]
         tails.insert(0, out)
     return fronts, tails
+
+
+def _as_limbs(value: int, n: int) -> I64:
+    return np.array([value >> (_LIMB * k) & ((1 << _LIMB) - 1) for k in range(n)], np.int64)
 
 
 def _limbs(value: int) -> int:

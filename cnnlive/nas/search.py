@@ -8,9 +8,10 @@ where they are few (:mod:`cnnlive.nas.labels`); the best members come from one p
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ MAX_BYTES: Final = 5 << 29
 # Labels with scores that are carried over one layer: they and what numpy makes of them take some gigabytes.
 _MOST_SCORED: Final = 30_000_000
 _MOST_ARCS: Final = 20_000_000
-# What a space keeps between two calls.
-_KEPT_BYTES: Final = 1 << 29
+# Labels of more bytes are kept between two calls by one search of the process only, the last one.
+_SMALL_BYTES: Final = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ class Search:
 
     # ------------------------------------------------------------------ answers
 
+    _large: ClassVar[weakref.ref[Search] | None] = None
+
     def _meet(self) -> Meeting:
         if self._met is not None:
             return self._met
@@ -154,8 +157,12 @@ class Search:
         except TooManyError as error:
             raise _too_many(error.args[0]) from None
         self._count = met.total
-        if met.nbytes <= _KEPT_BYTES:
-            self._met = met
+        if met.nbytes > _SMALL_BYTES:
+            other = Search._large() if Search._large is not None else None
+            if other is not None:
+                other._met = None
+            Search._large = weakref.ref(self)
+        self._met = met
         return met
 
     def count(self) -> int:
