@@ -68,13 +68,32 @@ def section(data: dict[str, Any]) -> str:
         ("the same, DenseNet-121", "test_from_zoo_name_to_answer[densenet121]"),
         ("`from_torch` of a ResNet-50 module", "test_import_of_a_module"),
     ]
+    search = [
+        ("one OFA-MobileNetV3 candidate through `Limit.ok` (peak, parameters)", "test_limit_ok", 1),
+        ("the same by building and planning its graph", "test_build_and_plan_its_graph", 1),
+        ("a million of them: parameters, MACs, exact peak; one thread", "test_candidates[1-int16]", 1e6),
+        ("on two threads", "test_candidates[2-int16]", 1e6),
+        ("with training peaks for SGD and Adam, all threads", "test_candidates_with_training", 1e6),
+        ("compile OFA-MobileNetV3, once", "test_compile", 0),
+        ("count its members under a peak (8.7e19)", "test_count_under_a_peak", 0),
+        ("its best member under a peak and a number of parameters, proven", "test_best_under_two_budgets", 0),
+        ("all of NAS-Bench-201: parameters, MACs, peak", "test_all_of_nasbench201", 15_625),
+        ("the same for the first time", "test_all_of_nasbench201_for_the_first_time", 15_625),
+        ("all of NAS-Bench-101: in-order peak", "test_all_of_nasbench101[inference_peak]", 423_624),
+        ("all of NAS-Bench-101: minimum peak over orders", "test_all_of_nasbench101[minimum_peak]", 423_624),
+        ("20,000 graphs of 130 nodes, in-order peak from sizes, two threads", "test_peaks_of_sizes[2]", 20_000),
+        ("shapes, parameters, MACs, peak, two threads", "test_nodes[2-inference]", 20_000),
+        ("and the training peak, two threads", "test_nodes[2-and-training]", 20_000),
+        ("and the training peak, one thread", "test_nodes[1-and-training]", 20_000),
+    ]
     machine = data["machine_info"]
     cpu = machine.get("cpu", {}).get("brand_raw") or platform.processor()
     versions = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "networkx"))
     text = (
         f"Medians of one run of `make bench` on {machine.get('cpu', {}).get('count', '?')} shared cores of {cpu}, "
-        f"CPython {machine['python_version']}, {versions}; one thread. The last column of the kernels is how much "
-        "longer the same loops take uncompiled. `make bench-table` measures on your machine and writes these tables."
+        f"CPython {machine['python_version']}, {versions}; one thread unless a row says so. The last column of the "
+        "kernels is how much longer the same loops take uncompiled. `make bench-table` measures on your machine and "
+        "writes these tables."
     )
     lines = [
         *textwrap.wrap(text, 120),
@@ -95,9 +114,28 @@ def section(data: dict[str, Any]) -> str:
             ],
         ),
         "",
+        *table(
+            ["architecture search", "median", "least", "candidates a second"],
+            [
+                [
+                    text,
+                    seconds(median[name]),
+                    seconds(found[name]["stats"]["min"]),
+                    _rate(n / median[name]) if n else "",
+                ]
+                for text, name, n in search
+                if name in found
+            ],
+        ),
+        "",
         "[docs/benchmarks.md](docs/benchmarks.md) puts these questions to torchinfo and PyTorch's memory tracker too.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rate(value: float) -> str:
+    """Format candidates per second."""
+    return f"{value / 1e6:.3g} M" if value >= 1e5 else f"{value:,.0f}"
 
 
 def _ratio(value: float, name: str) -> str:
