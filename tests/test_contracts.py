@@ -176,6 +176,30 @@ def test_after_warming_up_nothing_is_left_to_compile():
     assert run(code).strip() == "True"
 
 
+def test_after_warming_up_for_search_nothing_is_left_to_compile():
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import cnnlive, kernels\n"
+        "from cnnlive.nas import Limit, evaluate_batch, spaces, warm_up\n"
+        "def compiled():\n"
+        "    return {name: list(getattr(k, 'signatures', [])) for name, k in kernels.all_kernels().items()}\n"
+        "warm_up()\n"
+        "warm = compiled()\n"
+        "space = spaces.nats_size()\n"
+        "x = space.random(5, rng=0)\n"
+        "metrics = ('macs', 'inference_peak', 'minimum_peak', 'saved', 'training_peak', 'training_peak:sgd')\n"
+        "space.evaluate(x, metrics)\n"
+        "limit = Limit(space, peak='1MiB', params=300_000)\n"
+        "limit.ok(x[0]), limit.mask(x), limit.sample(3, rng=0), space.best('macs', limit)\n"
+        "space.pareto('macs', 'inference_peak'), space.mutate(x[0], {})\n"
+        "evaluate_batch([space.graph(row) for row in x], metrics=metrics)\n"
+        "for other in (spaces.nasbench201(), spaces.darts()):\n"
+        "    other.evaluate(other.random(3, rng=0), [m for m in metrics if m != 'minimum_peak'])\n"
+        "print({k for k in warm if warm[k] != compiled()[k]} or 'nothing')\n"
+    )
+    assert run(code).strip() == "nothing"
+
+
 MODULES = sorted(m.name for m in pkgutil.walk_packages(cnnlive.__path__, "cnnlive.") if "__main__" not in m.name)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slot_spaces
 
-from cnnlive._kernels.trellis import accumulate, compose, draw, narrow
+from cnnlive._kernels.trellis import compose, narrow
 from cnnlive._types import column
 from cnnlive.errors import SpaceError
 from cnnlive.nas import trellis
@@ -80,21 +80,6 @@ def test_narrow_copies_and_finds_the_first_bad_row():
     assert narrow(wide, column([3, 9]), x) == 2
     assert narrow(column(wide[:2]), column([3, 2]), x[:2]) == -1
     assert narrow(wide, column([0, 9]), x) == 0
-
-
-def test_shares_and_draws():
-    ptr = column([0, 3, 3, 5])
-    weight = np.array([1.0, 0.0, 3.0, 2.0, 2.0])
-    weight.setflags(write=False)
-    share = np.empty(5)
-    accumulate(ptr, weight, share)
-    assert share.tolist() == [0.25, 0.25, 1.0, 0.5, 1.0]
-    share.setflags(write=False)
-    chance = np.array([0.0, 0.24, 0.25, 0.99, 0.0, 0.5])
-    chance.setflags(write=False)
-    out = np.empty(6, np.int64)
-    draw(ptr, share, column([0, 0, 0, 0, 2, 2]), chance, out)
-    assert out.tolist() == [0, 0, 2, 2, 3, 4]
 
 
 def test_runs_of_slots_compose():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cnnlive._kernels._jit import kernel
-from cnnlive._types import F64, I16, I64
+from cnnlive._types import I16, I64
 
 
 @kernel
@@ -174,36 +174,6 @@ def walk_one(x: I64, program: I64, table: I64, tail: I64, scratch: I64) -> int:
         for i in range(n_adds):
             scratch[i] += table[a + i]
     return 0
-
-
-@kernel
-def accumulate(ptr: I64, weight: F64, share: F64) -> None:
-    """Fill ``share`` with the running sums of `weight` within each row ``ptr[r] .. ptr[r + 1]``, the last one 1."""
-    for r in range(ptr.shape[0] - 1):
-        total = 0.0
-        for e in range(ptr[r], ptr[r + 1]):
-            total += weight[e]
-        running = 0.0
-        for e in range(ptr[r], ptr[r + 1]):
-            running += weight[e]
-            share[e] = running / total
-        if ptr[r + 1] > ptr[r]:
-            share[ptr[r + 1] - 1] = 1.0
-
-
-@kernel
-def draw(ptr: I64, share: F64, row: I64, chance: F64, out: I64) -> None:
-    """Fill ``out`` (n,): of each `row`, the first entry whose `share` is above `chance` in [0, 1)."""
-    for i in range(row.shape[0]):
-        low = ptr[row[i]]
-        high = ptr[row[i] + 1] - 1
-        while low < high:
-            middle = (low + high) // 2
-            if share[middle] > chance[i]:
-                high = middle
-            else:
-                low = middle + 1
-        out[i] = low
 
 
 @kernel

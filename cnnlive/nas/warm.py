@@ -22,6 +22,10 @@ def _stem(g: Graph, channels: int) -> Tensor:
     return g.conv2d(g.input((1, 1, 2, 2)), channels, 1)
 
 
+def _conv(g: Graph, x: Tensor, channels: int) -> Tensor:
+    return g.conv2d(x, channels, 1)
+
+
 def _head(g: Graph, x: Tensor) -> Tensor:
     return g.linear(g.flatten(g.batch_norm2d(x)), 2)
 
@@ -32,17 +36,25 @@ def warm_up() -> None:
     Call it before forking workers or timing anything. In a process that finds nothing cached it takes a minute or two.
     """
     warm_up_planners()
-    space = Space("warm-up", [Gene("channels", (1, 2))], [Slot("stem", _stem, {"channels": "channels"}),
-                                                         Slot("head", _head)])  # fmt: skip
-    x = np.array([[0], [1]])
-    space.evaluate(x, _METRICS)
+    genes = [Gene(f"channels{i}", (1, 2, 3)) for i in range(4)]
+    slots = [Slot("stem", _stem, {"channels": "channels0"})]
+    slots += [Slot(f"conv{i}", _conv, {"channels": f"channels{i}"}) for i in range(1, 4)]
+    space = Space("warm-up", genes, [*slots, Slot("head", _head)])
+    x = np.concatenate(list(space.members()))
+    found = space.evaluate(x, _METRICS)
     space.evaluate(x.astype(np.int16))
     space.evaluator("params")(x[0])
-    limit = Limit(space, params=space.evaluate(x, "params")["params"][0])
-    assert len(space.sample(1, limit, rng=0)) == space.count(limit)
-    assert space.best("macs", limit).x is not None
-    assert space.mutate(x[0], {"channels": 2}).x == (1,)
-    evaluate_batch(Batch.from_graphs([space.graph(row) for row in x]), metrics=_METRICS)
+    middle = {name: int(np.median(column)) for name, column in found.items()}
+    for limit in (
+        Limit(space, params=middle["params"]),
+        Limit(space, params=middle["params"], macs=1 + int(np.median(space.evaluate(x)["macs"]))),
+        Limit(space, peak=middle["inference_peak"], training=middle["training_peak"]),
+    ):
+        assert len(space.sample(1, limit, rng=0)) == 1
+        assert space.count(limit) == limit.mask(x).sum()
+        assert space.best("macs", limit).x is not None
+    assert space.mutate(x[0], {"channels0": 2}).x[0] == 1
+    evaluate_batch(Batch.from_graphs([space.graph(row) for row in x[:2]]), metrics=_METRICS)
     palette = Palette()
     kinds = [palette.add("input", shape=(1, 1, 2, 2)), palette.add("conv2d", out_channels=FREE[0], kernel_size=1),
              palette.add("flatten"), palette.add("linear", out_features=2)]  # fmt: skip
