@@ -82,6 +82,53 @@ def test_counts_draws_and_the_best_equal_listing_every_member(case):
     assert (best.status, best.score) == ("optimal", space.evaluate(X[fits], "params")["params"].max())
 
 
+@pytest.mark.parametrize(("few", "beam", "stairs"), [(1, 2, 2), (1, 2, 8), (40, 1, 3)])
+def test_the_best_is_found_where_a_first_look_leaves_labels_out(few, beam, stairs, monkeypatch):
+    monkeypatch.setattr(search, "_FEW_SCORED", few)
+    monkeypatch.setattr(search, "_BEAM", beam)
+    monkeypatch.setattr(search, "_STAIRS", stairs)
+    rng = np.random.default_rng(0)
+    for name in ("small", "cells", "cells, both read"):
+        space, X = SPACES[name], everything(name)
+        table = {g.name: rng.integers(0, 50, g.cardinality).tolist() for g in space.genes}
+        halves = {name: [v / 2 for v in row] for name, row in table.items()}
+        for budgets in ({"macs": 100_000}, {"training": "60KiB"}, {"params": 900, "peak": "16KiB", "macs": 400_000}):
+            limit = Limit(space, **budgets)
+            fits = X[limit.mask(X)]
+            for metric in ("macs", "params"):
+                best = Search(space, limit).best(metric)
+                if len(fits):
+                    top = space.evaluate(fits, metric)[metric].max()
+                    assert (best.status, best.score, best.bound) == ("optimal", top, top)
+                    assert limit.ok(best.x)
+                else:
+                    assert best.status == "infeasible"
+            if len(fits):
+                one, other = (Search(space, limit).best(scores) for scores in (table, halves))
+                assert (one.status, other.status, one.score) == ("optimal", "optimal", 2 * other.score)
+
+
+def test_what_is_not_proven_says_so_and_is_bounded(monkeypatch):
+    monkeypatch.setattr(search, "_FEW_SCORED", 1)
+    monkeypatch.setattr(search, "_BEAM", 3)
+    space = wide()
+    limit = Limit(space, params=700)
+    table = {f"w{i}": [5 * w + (7 * i * w) % 11 for w in range(9)] for i in range(9)}
+    monkeypatch.setattr(search, "_MOST_SCORED", 1 << 20)
+    proven = Search(space, limit).best(table)
+    assert (proven.status, proven.score) == ("optimal", proven.bound)
+    monkeypatch.setattr(search, "_MOST_SCORED", 1)
+    monkeypatch.setattr(search, "_STAIRS", 9)
+    rough = Search(space, limit).best(table)
+    assert rough.status == "feasible"
+    assert rough.score <= proven.score <= rough.bound
+    assert rough.score < rough.bound
+    assert limit.ok(rough.x)
+    # the budget itself is a bound on parameters
+    full = Search(space, limit).best("params")
+    assert full.score <= full.bound <= 700
+
+
 @pytest.mark.parametrize(
     ("name", "budgets"),
     [

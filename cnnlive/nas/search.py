@@ -8,9 +8,11 @@ where they are few (:mod:`cnnlive.nas.labels`); the best members come from one p
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -35,6 +37,9 @@ MAX_LABELS: Final = 40_000_000
 MAX_BYTES: Final = 5 << 29
 # Labels with scores that are carried over one layer: they and what numpy makes of them take some gigabytes.
 _MOST_SCORED: Final = 30_000_000
+_FEW_SCORED: Final = 1_000_000  # worth a try before anything is known
+_BEAM: Final = 2000  # labels at one boundary of a first look
+_STAIRS: Final = 30_000  # steps of a ceiling at one boundary
 _MOST_ARCS: Final = 20_000_000
 # Labels of more bytes are kept between two calls by one search of the process only, the last one.
 _SMALL_BYTES: Final = 1 << 26
@@ -88,6 +93,52 @@ def check_limit(space: Space, limit: Any) -> None:
     other = getattr(limit, "space", space)
     if other is not space:
         raise SpaceError(f"the limit is of another space, {other!r}")
+
+
+@dataclass(eq=False)
+class _Stairs:
+    """For each node the best score by how much of one column it takes: both rise."""
+
+    ptr: I64
+    value: I64
+    score: NDArray[Any]
+
+    @classmethod
+    def of(cls, node: I64, value: I64, score: NDArray[Any], n_nodes: int) -> _Stairs:
+        """Leave out what others beat, and round values down until few are left."""
+        unit, least = 1, value.min(initial=FAR)
+        while True:
+            order = np.lexsort((-score, value, node))
+            node, value, score = node[order], value[order], score[order]
+            # Scores of later nodes lie above those of earlier ones.
+            rank = np.unique(score, return_inverse=True)[1].reshape(-1) + node * (len(score) + 1)
+            kept = np.append([True], rank[1:] > np.maximum.accumulate(rank)[:-1])[: len(rank)]
+            node, value, score = node[kept], value[kept], score[kept]
+            if len(node) <= max(_STAIRS, n_nodes):
+                return cls(np.searchsorted(node, np.arange(n_nodes + 1)), value, score)
+            unit = max(2 * unit, int(value.max() - least) // (1 << 20))
+            value = least + (value - least) // unit * unit
+
+
+@dataclass(eq=False)
+class _Ceiling:
+    """Bounds on the score of the beginnings of one boundary's nodes: of all, and by what they leave of each column."""
+
+    most: NDArray[Any]
+    columns: list[_Stairs]
+
+    def of(self, node: I64, values: I64) -> NDArray[Any]:
+        """Return what scores at most in front of labels that rise by node."""
+        found = self.most[node]
+        none = -np.inf if found.dtype.kind == "f" else -(FAR >> 1)
+        for c, stairs in enumerate(self.columns):
+            cut = np.searchsorted(node, np.arange(len(stairs.ptr)))
+            for u, (a, b) in enumerate(pairwise(cut)):
+                first, last = stairs.ptr[u : u + 2]
+                at = np.searchsorted(stairs.value[first:last], -values[a:b, c], side="right")
+                scores = np.concatenate([np.array([none], found.dtype), stairs.score[first:last]])
+                np.minimum(found[a:b], scores[at], out=found[a:b])
+        return found
 
 
 class Search:
@@ -186,11 +237,18 @@ class Search:
             self._write(out, i, layer.raw[steps[i]])
         return rng.permutation(space.canonical(out))
 
-    def _run(self, scores: list[NDArray[Any]], beam: int | None = None, least: float | None = None,
-             reach: list[NDArray[Any]] | None = None) -> tuple[list[_Labels], bool]:  # fmt: skip
+    def _run(
+        self,
+        scores: list[NDArray[Any]],
+        beam: int | None = None,
+        least: float | None = None,
+        above: Sequence[_Ceiling] = (),
+        most: int = _MOST_SCORED,
+    ) -> tuple[list[_Labels], bool]:
         """Return the labels of every boundary, the first one first, and whether none was left out for its number.
 
-        Of equal labels only the best is kept, and what others dominate is dropped. Scores are of arcs.
+        Of equal labels only the best is kept, and what others dominate is dropped, and so is what does not come above
+        `least` with what lies in front, which scores no more than `above` says. Scores are of arcs.
         """
         p = self.problem
         end = p.nodes[-1]
@@ -204,15 +262,15 @@ class Search:
             begin = np.concatenate([[0], np.cumsum(per_node)])
             by_node = np.argsort(labels.node, kind="stable")
             times = per_node[p.right[i]]
-            if times.sum() > _MOST_SCORED:
-                raise _too_many(int(times.sum()))
+            if times.sum() > most:
+                raise _too_many(int(times.sum()), most)
             arc = np.repeat(np.arange(len(p.right[i])), times)
             offset = np.arange(len(arc)) - np.repeat(np.cumsum(times) - times, times)
             child = by_node[begin[p.right[i][arc]] + offset]
             node = p.left[i][arc]
             score = scores[i][arc] + labels.score[child]
-            if least is not None and reach is not None:
-                keep = score + reach[i][node] > least
+            if least is not None:
+                keep = score + above[i].most[node] > least
                 arc, child, node, score = arc[keep], child[keep], node[keep], score[keep]
             values = carried(labels.values[child], p.gain[i][arc], p.own[i][arc], p.tail, p.peak)
             low, high = p.tail_range(i)
@@ -220,10 +278,13 @@ class Search:
             if not keep.all():
                 arc, child, node, score, values = arc[keep], child[keep], node[keep], score[keep], values[keep]
             values = np.maximum(values, low[node])
+            if least is not None and above[i].columns:
+                keep = score + above[i].of(node, values) > least
+                arc, child, node, score, values = arc[keep], child[keep], node[keep], score[keep], values[keep]
             labels = _grouped(_Labels(node, values, score, arc, child))
             left = _undominated(labels)
             if beam is not None and len(left) > beam:
-                reached = labels.score[left] + (reach[i][labels.node[left]] if reach is not None else 0)
+                reached = labels.score[left] + above[i].of(labels.node[left], labels.values[left])
                 left = left[np.sort(np.argsort(-reached, kind="stable")[:beam])]
                 complete = False
             labels = _selected(labels, left)
@@ -256,29 +317,50 @@ class Search:
 
     def _front(self, scores: list[NDArray[Any]]) -> list[Best]:
         """Return the members that no other one beats in score and in the metrics asked for besides."""
+        top = self._most_of_sums(scores)
         scores, member = self._of_arcs(scores)
-        reach = self._reach(scores)
-        fronted = bool(self.extra)
-        least = None
-        rough: list[_Labels] = []
-        if not fronted:
-            rough, complete = self._run(scores, beam=2000, reach=reach)
-            top = rough[0].score
-            if complete or len(top) == 0:
-                done = rough if complete else self._run(scores, reach=reach)[0]
-                rough = done
+        if self.extra:
+            return self._members(self._run(scores)[0], member)
+        above = self._reach(scores)
+        rough, complete = self._run(scores, beam=_BEAM, above=above)
+        if complete:
+            return self._members(rough, member)
+        # Some were left out: what is better than the best of the rest, first as if that were few.
+        least = rough[0].score.max() if len(rough[0].node) else None
+        for last in (False, True):
+            try:
+                found, _ = self._run(scores, least=least, above=above, most=_MOST_SCORED if last else _FEW_SCORED)
+            except SpaceError:
+                if last and least is None:
+                    raise
             else:
-                least = top.max()
-                try:
-                    exact = self._run(scores, least=least, reach=reach)[0]
-                except SpaceError:
-                    found = self._members(rough, member)
-                    return [Best(found[-1].x, found[-1].score, found[-1].metrics, "feasible",
-                                 max(found[-1].score, reach[-1].max().item()))]  # fmt: skip
-                rough = exact if len(exact[0].node) else rough
-        else:
-            rough = self._run(scores)[0]
-        return self._members(rough, member)
+                return self._members(found if len(found[0].node) else rough, member)
+            if last:
+                break
+            above = self._ceilings(scores)
+            end = np.tile(self.problem.end, (self.problem.nodes[-1], 1))
+            top = min(top, above[-1].of(np.arange(len(end)), end).max().item())
+            with contextlib.suppress(SpaceError):
+                better, _ = self._run(scores, beam=10 * _BEAM, least=least, above=above)
+                if len(better[0].node):
+                    rough, least = better, better[0].score.max()
+            if least is not None and least >= top:
+                return self._members(rough, member)
+        best = self._members(rough, member)[-1]
+        return [Best(best.x, best.score, best.metrics, "feasible", top)]
+
+    def _most_of_sums(self, scores: list[NDArray[Any]]) -> float:
+        """Return the least budget of a sum that is the score itself; infinite where there is none."""
+        place = {name: k for k, name in enumerate(self.question.adds)}
+        found = np.inf
+        for term in self.terms:
+            if not term.peak and not term.group and term.budget - term.once < found:
+                same = all(
+                    (score == sum(f * (layer.numbers[:, place[a]] // d) for a, f, d in term.adds)).all()
+                    for score, layer in zip(scores, self.layers, strict=True)
+                )
+                found = term.budget - term.once if same else found
+        return found
 
     def _of_arcs(self, scores: list[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[I64]]:
         """Return the best score of the steps that each arc stands for, and which of them has it."""
@@ -292,15 +374,49 @@ class Search:
             best.append(score[steps[first]])
         return best, member
 
-    def _reach(self, scores: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return per boundary and node the largest score of any beginning, budgets apart; scores are of arcs."""
+    def _reach(self, scores: list[NDArray[Any]]) -> list[_Ceiling]:
+        """Return per boundary the largest score of any beginning of each node, budgets apart; scores are of arcs."""
         p = self.problem
-        found = [np.zeros(1, scores[0].dtype)]
+        now = np.zeros(1, scores[0].dtype)
+        found = [_Ceiling(now, [])]
         for i, score in enumerate(scores):
             low = -np.inf if score.dtype.kind == "f" else -(FAR >> 1)
             out = np.full(p.nodes[i + 1], low, score.dtype)
-            np.maximum.at(out, p.right[i], found[-1][p.left[i]] + score)
-            found.append(out)
+            np.maximum.at(out, p.right[i], now[p.left[i]] + score)
+            now = out
+            found.append(_Ceiling(now, []))
+        return found
+
+    def _ceilings(self, scores: list[NDArray[Any]]) -> list[_Ceiling]:
+        """Return per boundary bounds on the score of beginnings that leave enough of each budget by itself.
+
+        Beginnings are told apart along one column at a time, rounded down to where they are few, without what other
+        columns raise it to: that leaves more of the budget than there is.
+        """
+        p = self.problem
+        found = self._reach(scores)
+        for c in range(p.width):
+            node, value = np.zeros(1, np.int64), p.front[1][c : c + 1]
+            score = np.zeros(1, scores[0].dtype)
+            found[0].columns.append(_Stairs.of(node, value, score, 1))
+            for i, gain in enumerate(scores):
+                per_node = np.bincount(node, minlength=p.nodes[i])
+                times = per_node[p.left[i]]
+                arc = np.repeat(np.arange(len(times)), times)
+                begin = np.cumsum(per_node) - per_node
+                child = begin[p.left[i][arc]] + np.arange(len(arc)) - np.repeat(np.cumsum(times) - times, times)
+                low, high = p.front_range(i + 1)
+                to = p.right[i][arc]
+                value = value[child] + p.gain[i][arc, c]
+                keep = value <= high[to, c]
+                value = np.maximum(value, low[to, c])[keep]
+                stairs = _Stairs.of(to[keep], value, (gain[arc] + score[child])[keep], p.nodes[i + 1])
+                found[i + 1].columns.append(stairs)
+                node, value, score = (
+                    np.repeat(np.arange(p.nodes[i + 1]), np.diff(stairs.ptr)),
+                    stairs.value,
+                    stairs.score,
+                )
         return found
 
     def _members(self, done: list[_Labels], member: list[I64]) -> list[Best]:
@@ -368,10 +484,10 @@ class Search:
         return _table_scores(space, self.layers, of_gene, by_slot, kind)
 
 
-def _too_many(n: int) -> SpaceError:
+def _too_many(n: int, most: int | None = None) -> SpaceError:
+    allowed = f"{most:,}" if most else f"{MAX_LABELS:,}, and {MAX_BYTES >> 20:,} MiB of them in all"
     return SpaceError(f"the budgets leave {n:,} or more different sums and peaks to tell apart at one boundary; "
-                      f"allowed: {MAX_LABELS:,}, and {MAX_BYTES >> 20:,} MiB of them in all. Fewer budgets, or one "
-                      "peak in place of a sum, can be answered")  # fmt: skip
+                      f"allowed: {allowed}. Fewer budgets, or one peak in place of a sum, can be answered")  # fmt: skip
 
 
 # ------------------------------------------------------------------ budgets as terms
@@ -466,7 +582,7 @@ def _layers(space: Space, stages: Sequence[Stage]) -> list[Layer]:
                 fits &= nodes[left, 2 + 2 * k] == values[stage.genes.index(gene), raw]
         left, raw = left[fits], raw[fits]
         if len(left) > _MOST_ARCS:
-            raise _too_many(len(left))
+            raise _too_many(len(left), _MOST_ARCS)
         after_open: list[int] = []
         opened: list[I64] = []
         fits = np.ones(len(left), bool)
