@@ -3,6 +3,7 @@
 import functools
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -199,6 +200,15 @@ def test_draws_do_not_depend_on_when_they_are_made():
     # neither first ones nor last ones are like one another: they come in no order
     many = found.sample(2000, np.random.default_rng(5))
     assert abs(many[:1000].mean(axis=0) - many[1000:].mean(axis=0)).max() < 0.2
+
+
+def test_threads_draw_from_one_search():
+    space = SPACES["small"]
+    found = Search(space, Limit(space, peak="20KiB", params=800))
+    expected = [found.sample(300, np.random.default_rng(k)).tolist() for k in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda k: found.sample(300, np.random.default_rng(k)).tolist(), range(16)))
+    assert drawn == expected
 
 
 def test_large_labels_are_kept_by_the_last_search_only(monkeypatch):

@@ -499,7 +499,6 @@ class Meeting:
         self.problem = problem
         self.most_labels, self.most_bytes = most_labels, most_bytes
         p, n = problem, len(problem.left)
-        self._scratch = (np.empty((p.width, _BLOCK), np.int64), np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64))
         self._fronts_paths, self._tails_paths = _paths(p)
         self.fronts: dict[int, _Boundary] = {0: self._first(column(p.front[1][None]), 1)}
         end = column(np.tile(p.end, (p.nodes[n], 1)))
@@ -524,6 +523,13 @@ class Meeting:
             self._bounds: tuple[I64, I64, I64] | None = None
             self._across = self._crossing()
             self.total, self.weight = self._joined(bar)
+
+    @property
+    def _scratch(self) -> tuple[I64, I64, I64]:
+        """What a kernel carries a block of labels in; anew for each call, which may be on any thread."""
+        return (
+            np.empty((self.problem.width, _BLOCK), np.int64), np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64),
+        )  # fmt: skip
 
     @property
     def nbytes(self) -> int:
