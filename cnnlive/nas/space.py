@@ -365,8 +365,8 @@ class Space(SearchSpace):
 
         Notes
         -----
-        Chances are ratios of exact counts, rounded to 53 bits. O(n · slots) after one pass over the trellis, which is
-        kept with the space.
+        Chances are ratios of exact counts, rounded to 53 bits. After the count, which is kept with the space unless its
+        labels take more than 64 MB, each slot's steps are made once more; see :mod:`cnnlive.nas.labels`.
         """
         return self._search(limit).sample(n, np.random.default_rng(rng))
 
