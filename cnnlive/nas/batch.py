@@ -837,8 +837,9 @@ def _answer_inference(batch: Batch, q: _Question) -> I64:
     return found
 
 
-# Nodes whose sizes are kept between two kernels: what stays in a core's own cache.
-_BLOCK: Final = 1 << 14
+# Nodes whose sizes are kept between two kernels, 32 bytes each. Smaller blocks stay in a core's own cache, and pay more
+# for the calls between: 20,000 graphs of 130 nodes on two threads take 53 ms with 2**14, 50 ms with 2**17.
+_BLOCK: Final = 1 << 17
 
 
 def _answer_all(batch: Batch, q: _Question, training: _Training) -> I64:
