@@ -554,9 +554,7 @@ def run_tape(tape: Tape, dims: I64, seeds: Seeds | None = None, accumulates: boo
     spec_bytes(tape.spec, dims, spec)
     frozen(spec)
     if seeds is None:
-        root = column([tape.root] if tape.root >= 0 else [])
-        one = _SEED[: len(root)]  # an inference has no loss, and nothing to begin with
-        seeds = Seeds(root, one, one, _SEED_FORM[: len(root)], column(spec[tape.value_spec[root]]), one)
+        seeds = _seeds_of(tape, spec)
     n, more, records = len(tape.store_spec), tape.n_dynamic + len(seeds.store), tape.n_records
     total, values = n + more, len(tape.value_spec)
     refs, nbytes, kind, owner = (np.empty(total, np.int64) for _ in range(4))
@@ -573,6 +571,16 @@ def run_tape(tape: Tape, dims: I64, seeds: Seeds | None = None, accumulates: boo
     )  # fmt: skip
     return TapeRun(spec, refs, nbytes, kind, owner, events, forward, backward, answer, buffer, handle_store,
                    handle_refs, handle_form)  # fmt: skip
+
+
+def _seeds_of(tape: Tape, spec: I64) -> Seeds:
+    """Return the gradient of the loss; of an inference nothing, which has none."""
+    kept: tuple[I64, I64, I64] | None = tape._cache.get("seeds")
+    if kept is None:
+        root = column([tape.root] if tape.root >= 0 else [])
+        kept = tape._cache["seeds"] = (root, _SEED[: len(root)], _SEED_FORM[: len(root)])
+    root, one, form = kept
+    return Seeds(root, one, one, form, frozen(spec[tape.value_spec[root]]), one)
 
 
 # The gradient of the loss: one handle, an ordinary tensor that nobody else holds.
