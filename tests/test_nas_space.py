@@ -529,3 +529,12 @@ def test_progress_is_shown_when_asked_for(capsys):
     assert capsys.readouterr().err == ""
     slot_spaces.small(2).compile(progress=True)
     assert capsys.readouterr().err != ""
+
+
+def test_a_step_that_peaks_in_forward_equals_planning_the_graph():
+    space = slot_spaces.forward_heavy()
+    X = everything(space)
+    setting = {"precision": "autocast", "batch": 4}
+    phases = [cnnlive.plan_training(space.graph(x), optimizer="sgd", **setting).peak_phase for x in X]
+    assert phases.count("forward") >= 2  # casts of biases count there, and are gone in backward
+    agree(space, X, setting, trained)
