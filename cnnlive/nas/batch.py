@@ -21,6 +21,7 @@ from cnnlive.nas._chunks import chunk_bounds, run_chunks
 from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
 from cnnlive.nas.steps import StepRule, read_step
 from cnnlive.nas.training import Scratch, Templates, templates, train
+from cnnlive.plan.inference import share_table
 from cnnlive.plan.optimizers import Optimizer
 from cnnlive.plan.order import minimum_peak, minimum_peaks, share_codes
 from cnnlive.plan.training import _optimizer_step, _precision, _tape
@@ -1043,7 +1044,6 @@ def _program(rules: Rules, setting: Setting, macs: bool) -> _Program:
     table = np.zeros((n, _WIDTH), np.int64)
     if not n:
         return _Program(frozen(table), column([], (0, 2)), _NONE, _NONE)
-    never, dead = profile.inplace == "never", profile.inplace == "dead"
     items = ITEMSIZES[replaced(rules.dtype, setting.dtype)]
     stored = setting.dtype if setting.weight_dtype is None else setting.weight_dtype
     per_weight = ITEMSIZES[replaced(rules.stored, stored)]
@@ -1052,7 +1052,7 @@ def _program(rules: Rules, setting: Setting, macs: bool) -> _Program:
     table[rules.rule == 2, 0] = 0
     table[rules.rule == 9, 0] = 2
     table[:, 1], table[:, 2] = rules.attr_ptr[:-1], rules.attr_ptr[1:]
-    table[:, 3] = np.array([0, 1, 0 if never else 1, 2 if dead else 0, 3 if dead else 0])[rules.alias]
+    table[:, 3] = share_table(profile)[rules.alias]
     table[:, 4] = items[rules.out_ptr[:-1]]
     table[:, 5] = np.where((table[:, 3] == 1) | (rules.kind == 2), 0, table[:, 4])
     table[:, 6] = rules.weight_rule[:, 0]

@@ -23,10 +23,10 @@ from cnnlive.graph import Graph, Tensor
 from cnnlive.lowered import Lowered, lower
 from cnnlive.nas.base import Setting
 from cnnlive.nas.steps import StepRule, read_step, step_of
-from cnnlive.plan.inference import eager_scratch, shares_of, stored_bytes
+from cnnlive.plan.inference import eager_scratch, held_table, shares_of, stored_bytes
 from cnnlive.plan.optimizers import Optimizer
 from cnnlive.plan.order import plan_order
-from cnnlive.plan.training import Seeds, run_tape, step_state_bytes
+from cnnlive.plan.training import Seeds, run_tape, step_state_bytes, tape_bytes
 from cnnlive.tape import Carried, Leaf, Piece, PieceTape, record_piece
 
 __all__ = [
@@ -236,6 +236,11 @@ class _Chain(NamedTuple):
 _NO_CHAIN: Final = _Chain(0, False)
 
 
+def _reader(net: Lowered, tensor: int) -> int:
+    """Return the first op that reads a tensor."""
+    return int(np.searchsorted(net.in_ptr, np.flatnonzero(net.in_idx == tensor)[0], side="right")) - 1
+
+
 def _begun(fragment: Fragment, chains: Sequence[_Chain], handed: Sequence[bool]) -> tuple[tuple[int, int], ...]:
     """Return the placeholders whose chain the fragment goes on with.
 
@@ -248,7 +253,7 @@ def _begun(fragment: Fragment, chains: Sequence[_Chain], handed: Sequence[bool])
     for k, chain in enumerate(chains):
         if not chain.stage or net.reads[k] != 1:
             continue
-        reader = int(np.searchsorted(net.in_ptr, np.flatnonzero(net.in_idx == k)[0], side="right")) - 1
+        reader = _reader(net, k)
         if net.fold[reader] <= chain.stage or net.in_ptr[reader + 1] - net.in_ptr[reader] != 1:
             continue
         again = [handed[j] for j, was in enumerate(fragment.passed) if was == k]
@@ -312,7 +317,7 @@ class Counts(Part):
             whole = net.fused(begun)
             # The bias that a normalisation gives to a base without one, of which an earlier slot knows nothing.
             for k, _ in begun:
-                reader = int(np.searchsorted(net.in_ptr, np.flatnonzero(net.in_idx == k)[0], side="right")) - 1
+                reader = _reader(net, k)
                 if net.fold[reader] == 2 and not f[k].biased:
                     extra += int(net.sizes.dims[k, 1])
                     bias_macs += int(net.sizes_at(setting.batch).numel[k])
@@ -427,7 +432,7 @@ class Inference(Part):
         rules = self.setting.profile
         nbytes = net.sizes_at(self.setting.batch).numel * net.itemsizes(self.setting.dtype)
         share, _ = shares_of(net, rules)
-        held = np.array([0, 6 if rules.keeps_inputs else 2, 1], np.int64)[net.kind]
+        held = held_table(rules)[net.kind]
         for k, lies in enumerate(f):
             nbytes[k] = 0 if lies.kept else lies.nbytes
             held[k] = 6 if lies.kept else 0
@@ -510,7 +515,7 @@ class Training(Part):
         hypothetical = ((True, True),) * len(fragment.behind.places)
         piece = self._tape(fragment, f, hypothetical)
         stores = f[1] if f else ()
-        nbytes = self._spec(piece, fragment)[piece.tape.store_spec]
+        nbytes = tape_bytes(piece.tape, fragment.net.sizes_at(self.setting.batch).dims)[piece.tape.store_spec]
         number: dict[int, int] = {}
         tensors: list[Carried] = []
         for t in fragment.net.outputs.tolist():
@@ -523,13 +528,6 @@ class Training(Part):
             before = stores[s] if s < len(stores) else _Store(0, False, False)
             held.append(_Store(int(nbytes[s]), before.held or s in piece.held, before.packed or s in piece.packed))
         return tuple(tensors), tuple(held)
-
-    def _spec(self, piece: PieceTape, fragment: Fragment) -> I64:
-        from cnnlive._kernels.backward import spec_bytes  # noqa: PLC0415 - one name, next to its use
-
-        spec = np.empty(len(piece.tape.spec), np.int64)
-        spec_bytes(piece.tape.spec, fragment.net.sizes_at(self.setting.batch).dims, spec)
-        return spec
 
     def final(self, fragment: Fragment) -> tuple[Any, ...]:
         """Say that outputs are read by the loss, which is part of the last fragment."""

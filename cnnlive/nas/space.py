@@ -209,25 +209,23 @@ class Space(SearchSpace):
         ------
         SpaceError
             If an option cannot be built for a shape that it can meet (names slot, option and shape), or a space does
-            not come apart: slots that hand on two views of one tensor, or that fusion joins.
+            not come apart: slots that hand on two views of one tensor, or a tensor that fusion may join or not.
 
         Notes
         -----
         One small graph per option and shape that comes in, equal ones once; a few milliseconds each. Graphs are kept
         for further questions.
         """
-        asked = read_setting(**setting)
-        wanted = read_metrics(metrics, optimizer, asked.device, **(optimizer_options or {}))
-        with self._lock:
-            return self._compiled(wanted, asked, progress)
+        return self._trellis(metrics, optimizer, optimizer_options, setting, progress)[0]
 
     def _trellis(
         self, metrics: str | Sequence[str], optimizer: str | Optimizer, options: Mapping[str, Any] | None,
-        setting: Mapping[str, Any],
+        setting: Mapping[str, Any], progress: bool | None = None,
     ) -> tuple[Trellis, tuple[Metric, ...]]:  # fmt: skip
         asked = read_setting(**setting)
         wanted = read_metrics(metrics, optimizer, asked.device, **(options or {}))
-        return self.compile(metrics, optimizer=optimizer, optimizer_options=options, **setting), wanted
+        with self._lock:
+            return self._compiled(wanted, asked, progress), wanted
 
     def evaluate(
         self,

@@ -17,8 +17,8 @@ from cnnlive.mixed import autocast as _autocast
 from cnnlive.profiles import INPLACE, Inplace, Profile, profile_of
 from cnnlive.units import format_bytes
 
-__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "eager_scratch", "plan_inference", "read_rules",
-           "shares_of", "stored_bytes"]  # fmt: skip
+__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "eager_scratch", "held_table", "plan_inference", "read_rules",
+           "share_table", "shares_of", "stored_bytes"]  # fmt: skip
 
 
 class LiveBuffer(NamedTuple):
@@ -587,12 +587,21 @@ def shares_of(net: Lowered, rules: Profile) -> tuple[I64, I64]:
     key = ("share", rules.inplace, rules.keeps_inputs)
     found = net._cache.get(key)
     if found is None:
-        dead = rules.inplace == "dead"
-        # by alias code: own bytes, view, asked in place, may overwrite input 0, may overwrite either
-        table = np.array([0, 1, 0 if rules.inplace == "never" else 1, 2 if dead else 0, 3 if dead else 0], np.int64)
-        kinds = np.array([0, 6 if rules.keeps_inputs else 2, 1], np.int64)
-        found = net._cache[key] = (frozen(table[net.alias]), frozen(kinds[net.kind] | (net.is_output * 4)))
+        shares, held = share_table(rules)[net.alias], held_table(rules)[net.kind]
+        found = net._cache[key] = (frozen(shares), frozen(held | (net.is_output * 4)))
     return found
+
+
+def share_table(rules: Profile) -> I64:
+    """Return what an op does with its inputs' bytes, by its alias code."""
+    dead = rules.inplace == "dead"
+    # own bytes, view, asked in place, may overwrite input 0, may overwrite either
+    return np.array([0, 1, 0 if rules.inplace == "never" else 1, 2 if dead else 0, 3 if dead else 0], np.int64)
+
+
+def held_table(rules: Profile) -> I64:
+    """Return how a tensor that is no output is held, by its kind: activation, network input, stored parameter."""
+    return np.array([0, 6 if rules.keeps_inputs else 2, 1], np.int64)
 
 
 def _read_order(net: Lowered, order: Sequence[int] | Sequence[str]) -> I64:

@@ -538,6 +538,13 @@ class TapeRun(NamedTuple):
     handle_form: I64
 
 
+def tape_bytes(tape: Tape, dims: I64) -> I64:
+    """Return the bytes of each spec of a tape on shapes (n_tensors, 6)."""
+    spec = np.empty(len(tape.spec), np.int64)
+    spec_bytes(tape.spec, dims, spec)
+    return frozen(spec)
+
+
 def run_tape(tape: Tape, dims: I64, seeds: Seeds | None = None, accumulates: bool = False) -> TapeRun:
     """Run a tape on shapes: an ordinary step, or a piece of one that begins with the gradients it is given.
 
@@ -550,9 +557,7 @@ def run_tape(tape: Tape, dims: I64, seeds: Seeds | None = None, accumulates: boo
     accumulates : bool
         The parameters have gradients already.
     """
-    spec = np.empty(len(tape.spec), np.int64)
-    spec_bytes(tape.spec, dims, spec)
-    frozen(spec)
+    spec = tape_bytes(tape, dims)
     if seeds is None:
         seeds = _seeds_of(tape, spec)
     n, more, records = len(tape.store_spec), tape.n_dynamic + len(seeds.store), tape.n_records
