@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 __all__ = [
+    "ArenaError",
     "AttributeValueError",
     "CnnliveError",
     "CycleError",
@@ -79,6 +80,10 @@ class OrderError(CnnliveError, ValueError):
 
 class SpaceError(CnnliveError, ValueError):
     """A search space that is not well formed, a genotype that is not of it, or a question it cannot answer."""
+
+
+class ArenaError(CnnliveError, ValueError):
+    """Buffers that are not well formed, or a question about an arena that has no meaning."""
 
 
 class UnitError(CnnliveError, ValueError):
