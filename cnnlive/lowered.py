@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cnnlive._arrays import Rows, columns_of
 from cnnlive._kernels.counts import count
 from cnnlive._kernels.shapes import propagate
 from cnnlive._types import DTYPE_CODE, I64, IS_FLOATING, ITEMSIZES, Columns, column, csr, frozen
@@ -81,7 +82,7 @@ class Lowered(Columns):
     dtype : (n_tensors,)
         Position in ``cnnlive._types.DTYPES``.
     rule, attr_ptr, attr : (n_ops,), (n_ops + 1,), (n_attr,)
-        Shape rule and its columns, see :mod:`cnnlive._kernels.shapes`.
+        Shape rule and its columns, see :mod:`cnnlive._kernels.shapes`; no rules where sizes were given as they are.
     macs_rule, weight_rule, owner : (n_ops,), (n_ops, 6), (n_ops, 4)
         See :mod:`cnnlive._kernels.counts`.
     tied : (n_tied, 3)
@@ -90,7 +91,7 @@ class Lowered(Columns):
         1 for a weight or bias (roles as in `owner`) that is not trained, at every op that shares it in that role.
     alias : (n_ops,)
         0 writes bytes of its own, 1 view of input 0, 2 overwrites input 0 as the graph says, 3 may
-        overwrite input 0, 4 may overwrite input 0 or 1.
+        overwrite input 0, 4 may overwrite input 0 or 1; -k takes over whichever of the first k inputs dies there.
     fold : (n_ops,)
         Part in fusion: 0 none, 1 base, 2 normalisation, 3 activation.
     statistics : (n_normalisations, 4)
@@ -98,6 +99,8 @@ class Lowered(Columns):
         normalises, and drops them when the op is done unless backward keeps them.
     index_bytes : (n_ops,)
         Bytes per output element that eager PyTorch allocates and drops while the op runs.
+    scratch : (n_ops,)
+        Bytes that an op takes while it runs in every runtime; 0 but where :meth:`from_arrays` was told.
     before_ptr, before_idx : (n_ops + 1,), (n_before,)
         CSR list of the ops that have to run before one that overwrites what they read.
     batch : int
@@ -136,6 +139,7 @@ class Lowered(Columns):
     fold: I64
     statistics: I64
     index_bytes: I64
+    scratch: I64
     before_ptr: I64
     before_idx: I64
     batch: int
@@ -145,6 +149,72 @@ class Lowered(Columns):
 
     def __repr__(self) -> str:
         return f"<Lowered {self.name!r}: {self.n_ops:,} ops, {self.n_parameters:,} parameters>"
+
+    @classmethod
+    def from_arrays(
+        cls,
+        nbytes: ArrayLike,
+        op_inputs: Rows,
+        op_outputs: Rows,
+        scratch: ArrayLike | None = None,
+        inplace: Rows | None = None,
+        *,
+        outputs: Sequence[int] | None = None,
+        views: Sequence[int] = (),
+        op_names: Sequence[str] | None = None,
+        name: str = "",
+    ) -> Lowered:
+        """Make a net of plain arrays: sizes of tensors, and which of them each op reads and writes.
+
+        What no op writes is an input of the network. Ops that do not stand in a legal order are put into one: each as
+        soon as what it reads is there, the first given first.
+
+        Parameters
+        ----------
+        nbytes : (n_tensors,) integers, bytes
+        op_inputs, op_outputs : lists of tensors per op, or a CSR pair of numpy arrays
+            A pair is ``(ptr, idx)``: op ``i`` has the tensors ``idx[ptr[i]:ptr[i + 1]]``.
+        scratch : (n_ops,) integers, bytes, optional
+            What each op takes only while it runs.
+        inplace : as `op_inputs`, optional
+            Inputs of each op whose bytes its one output takes over where nobody wants them afterwards, the sizes are
+            equal, and planning is not asked for ``inplace="never"``; the first that can be taken is.
+        outputs : sequence of int, optional
+            Tensors that are kept to the end. Default: those that no op reads.
+        views : sequence of int
+            Ops whose outputs are no bytes of their own but those of their first input.
+        op_names : sequence of str, optional
+            Default: ``op0``, ``op1``, ... An input of the network is called ``input`` and its tensor's number.
+        name : str
+
+        Returns
+        -------
+        Lowered
+            Inputs of the network are ops too and come first. Its tensors have type uint8, one batch and no weights:
+            it can be planned for inference, orders and arenas.
+
+        Raises
+        ------
+        LoweringError
+            If lengths differ, a size is negative or a tensor unknown, two ops write one tensor, a tensor belongs to no
+            op, `inplace` or `views` name what cannot be, or all sizes together reach 2**62 bytes. Names the op.
+        CycleError
+            If ops wait for each other; names them.
+
+        Notes
+        -----
+        O(n_tensors + n_edges).
+
+        Examples
+        --------
+        >>> from cnnlive import Lowered, plan_inference
+        >>> net = Lowered.from_arrays([8, 4, 4, 2], [[0], [0], [1, 2]], [[1], [2], [3]])
+        >>> net.op_names, plan_inference(net).activation_peak_bytes
+        (('input0', 'op0', 'op1', 'op2'), 16)
+        """
+        columns, dims = columns_of(nbytes, op_inputs, op_outputs, scratch, inplace, outputs, views, op_names)
+        sizes = Sizes(column(np.ones(len(dims))), dims, column(dims[:, 0]))
+        return cls(name=name, sizes=sizes, **columns)
 
     @property
     def n_ops(self) -> int:
@@ -213,6 +283,11 @@ class Lowered(Columns):
         return sizes
 
     def _propagate(self, batch: int) -> Sizes:
+        if not len(self.rule):
+            raise ShapeError(
+                f"{self.name or 'network'} at batch {batch}: it was made of plain sizes, which are of one batch; "
+                f"allowed: {self.batch}"
+            )
         n = self.n_tensors
         rank = np.empty(n, np.int64)
         dims = np.empty((n, 6), np.int64)
@@ -332,6 +407,8 @@ class Lowered(Columns):
         -----
         O(n_ops + n_edges), done once per lowered graph.
         """
+        if not begun and not self.fold.any():
+            return self
         found = self._cache.get(("fused", begun))
         if found is None:
             found = self._cache["fused", begun] = _fuse(self, dict(begun))
@@ -565,7 +642,7 @@ def _lower(graph: Graph) -> Lowered:
         macs_rule=column(macs_rule), weight_rule=column(weight_rule), owner=column(owner),
         tied=column(tied_columns, (len(ties), 3)), frozen=_frozen(n_ops, untrained, tied_columns),
         alias=column(alias), fold=column(fold), statistics=column(statistics, (len(statistics), 4)),
-        index_bytes=column(index_bytes), before_ptr=before_ptr,
+        index_bytes=column(index_bytes), scratch=column(np.zeros(n_ops)), before_ptr=before_ptr,
         before_idx=before_idx, batch=batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(lowered)
@@ -777,7 +854,7 @@ def _fuse(net: Lowered, begun: Mapping[int, int]) -> Lowered:
         fold=column(net.fold[kept_ops]), statistics=column(
             [(new_op[op], *row) for op, *row in net.statistics.tolist()], (len(net.statistics), 4)
         ),
-        index_bytes=column(net.index_bytes[kept_ops]), before_ptr=before_csr[0],
+        index_bytes=column(net.index_bytes[kept_ops]), scratch=column(net.scratch[kept_ops]), before_ptr=before_csr[0],
         before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(fused)

@@ -37,6 +37,12 @@ class Profile:
     frames : bool
         A value lives as long as a Python frame refers to it: what a module was given, until its call returns.
         See :meth:`cnnlive.Lowered.frames`. Defined for ops in program order only.
+    alignment : int
+        Bytes; offsets of buffers in the arena are multiples of it.
+    pads : bool
+        Sizes of buffers are rounded up to the alignment before they are placed.
+    placement : str
+        How the runtime places buffers in its arena: a method of :func:`cnnlive.plan_arena`.
     """
 
     name: str
@@ -47,11 +53,16 @@ class Profile:
     pool_indices: bool = False
     batch_counters: bool = False
     frames: bool = False
+    alignment: int = 64
+    pads: bool = False
+    placement: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse a way of working in place that does not exist."""
+        """Refuse rules that do not exist."""
         if self.inplace not in INPLACE:
             raise GraphError(f"inplace={self.inplace!r}; allowed: {', '.join(map(repr, INPLACE))}")
+        if self.alignment < 1:
+            raise GraphError(f"alignment={self.alignment!r}; allowed: 1 or more bytes")
 
 
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(

@@ -413,7 +413,7 @@ class Inference(Part):
         nbytes, _, born, dead = self._lives(fragment, net, f, b)
         rules = self.setting.profile
         sizes = net.sizes_at(self.setting.batch)
-        scratch = eager_scratch(net, sizes) if rules.pool_indices else frozen(np.zeros(net.n_ops, np.int64))
+        scratch = eager_scratch(net, sizes) if rules.pool_indices else net.scratch
         timeline = np.empty(net.n_ops, np.int64)
         peak_of(column(np.arange(net.n_ops)), nbytes, born, dead, scratch, timeline)
         own = int(timeline[n:].max(initial=0))

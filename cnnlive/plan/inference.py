@@ -405,7 +405,7 @@ def plan_inference(
     buffer_bytes = statistic_bytes + counter_bytes if rules.batch_counters else statistic_bytes
 
     proven = 0
-    scratch = eager_scratch(net, sizes) if rules.pool_indices else _zeros(net)
+    scratch = eager_scratch(net, sizes) if rules.pool_indices else net.scratch
     if isinstance(order, str):
         if order not in ("program", "best"):
             raise OrderError(f"order={order!r}; allowed: 'program', 'best' or a sequence of ops")
@@ -486,16 +486,11 @@ def read_rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | boo
 
 
 def eager_scratch(net: Lowered, sizes: Sizes) -> I64:
-    """Bytes that eager ops allocate beside their outputs and drop: indices of pools, statistics of normalisations."""
-    scratch = net.index_bytes * sizes.numel[net.out_ptr[:-1]]
+    """Bytes that eager ops allocate and drop: their scratch, indices of pools, statistics of normalisations."""
+    scratch = net.scratch + net.index_bytes * sizes.numel[net.out_ptr[:-1]]
     for op, first, last, k in net.statistics.tolist():
         scratch[op] += k * int(sizes.dims[net.in_idx[net.in_ptr[op]], first:last].prod())
     return frozen(scratch)
-
-
-def _zeros(net: Lowered) -> I64:
-    zeros: I64 | None = net._cache.get("zeros")
-    return net._keep("zeros", np.zeros(net.n_ops)) if zeros is None else zeros
 
 
 def stored_bytes(net: Lowered, dtype: str | None) -> tuple[int, int, int]:
@@ -558,7 +553,7 @@ def _output(net: Lowered, number: Mapping[str, int], name: object, rules: Profil
 
 def _program_lives(net: Lowered, rules: Profile, nbytes: I64) -> _Lives:
     # Ops that take over what dies look at sizes, which change with the batch and the types; the rest do not.
-    if rules.inplace == "dead":
+    if _takes_over(net, rules):
         return _lives(net, rules, nbytes, _program(net))
     key = ("lives", rules.inplace, rules.keeps_inputs, rules.frames)
     lives = net._cache.get(key)
@@ -578,7 +573,7 @@ def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
     buffer, uses, born, dead = (np.zeros(n, np.int64) for _ in range(4))
     in_ptr, in_idx, reads = net.held_reads() if rules.frames else (net.in_ptr, net.in_idx, net.reads)
     live_ranges(order, in_ptr, in_idx, net.out_ptr, share, reads, held, nbytes,
-                rules.inplace == "dead", buffer, uses, born, dead)  # fmt: skip
+                _takes_over(net, rules), buffer, uses, born, dead)  # fmt: skip
     return _Lives(order, share, held, frozen(buffer), frozen(born), frozen(dead))
 
 
@@ -587,13 +582,24 @@ def shares_of(net: Lowered, rules: Profile) -> tuple[I64, I64]:
     key = ("share", rules.inplace, rules.keeps_inputs)
     found = net._cache.get(key)
     if found is None:
-        shares, held = share_table(rules)[net.alias], held_table(rules)[net.kind]
+        shares = np.where(net.alias < 0, 0 if rules.inplace == "never" else 1 - net.alias,
+                          share_table(rules)[np.maximum(net.alias, 0)])  # fmt: skip
+        held = held_table(rules)[net.kind]
         found = net._cache[key] = (frozen(shares), frozen(held | (net.is_output * 4)))
     return found
 
 
+def _takes_over(net: Lowered, rules: Profile) -> bool:
+    """Whether any op may write into an input that dies there."""
+    key = ("takes over", rules.inplace)
+    found: bool | None = net._cache.get(key)
+    if found is None:
+        found = net._cache[key] = bool((shares_of(net, rules)[0] > 1).any())
+    return found
+
+
 def share_table(rules: Profile) -> I64:
-    """Return what an op does with its inputs' bytes, by its alias code."""
+    """Return what an op does with its inputs' bytes, by its alias code where that is not negative."""
     dead = rules.inplace == "dead"
     # own bytes, view, asked in place, may overwrite input 0, may overwrite either
     return np.array([0, 1, 0 if rules.inplace == "never" else 1, 2 if dead else 0, 3 if dead else 0], np.int64)
