@@ -20,7 +20,7 @@ from cnnlive.ops import operator, weight_columns
 if TYPE_CHECKING:
     from cnnlive._types import Attrs, Shape
 
-__all__ = ["Lowered", "Sizes", "lower"]
+__all__ = ["Lowered", "Sizes", "check_operators", "lower"]
 
 _LIMIT: Final = 2**62
 _MACS_RULES: Final = {"none": 0, "conv": 1, "linear": 2, "matmul": 3}
@@ -520,6 +520,22 @@ def lower(graph: Graph | Lowered) -> Lowered:
     lowered = _lower(graph)
     graph._lowered = (graph.version, lowered)
     return lowered
+
+
+def check_operators(net: Lowered, what: str) -> Lowered:
+    """Return a net whose ops are of the operator table; `what` is what needs that.
+
+    Raises
+    ------
+    GraphError
+        If it was made of plain sizes.
+    """
+    if not len(net.rule):
+        raise GraphError(
+            f"{what} needs to know what the ops of {net.name or 'the network'} do, and it was made of plain sizes; "
+            "allowed: a Graph, or what lower makes of one"
+        )
+    return net
 
 
 def _alias_code(kind: str, overwrites: tuple[int, ...], asked: bool) -> int:

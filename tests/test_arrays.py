@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnlive import Lowered, plan_inference, plan_order, plan_training
-from cnnlive.errors import CnnliveError, CycleError, LoweringError, ShapeError
+from cnnlive import Lowered, plan_inference, plan_order, plan_training, rules_of_thumb
+from cnnlive.errors import CycleError, GraphError, LoweringError, ShapeError
+from cnnlive.nas import evaluate_batch
 
 
 def chain(**how):
@@ -83,11 +84,16 @@ def test_a_cycle_is_named():
 
 
 def test_there_is_one_batch_and_nothing_to_train_or_fuse():
-    net = chain()
+    net = chain(name="plain")
     with pytest.raises(ShapeError, match="at batch 2: it was made of plain sizes"):
         plan_inference(net, batch=2)
-    with pytest.raises(CnnliveError):
-        plan_training(net, batch=1)
+    for ask in (
+        lambda: plan_training(net, batch=1),
+        lambda: rules_of_thumb(net, batch=1),
+        lambda: evaluate_batch([net]),
+    ):
+        with pytest.raises(GraphError, match="needs to know what the ops of plain do"):
+            ask()
     assert net.fused() is net
     assert plan_inference(net, dtype="float16").activation_peak_bytes == 12
 

@@ -16,7 +16,7 @@ from cnnlive._kernels.batch import evaluate_graphs, first_fault, fuse_nodes, siz
 from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Columns, column, frozen
 from cnnlive.errors import CnnliveError, GraphError, LoweringError, OrderError, ShapeError
 from cnnlive.graph import Graph
-from cnnlive.lowered import Lowered, lower
+from cnnlive.lowered import Lowered, check_operators, lower
 from cnnlive.nas._chunks import chunk_bounds, run_chunks
 from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
 from cnnlive.nas.steps import StepRule, read_step
@@ -1185,7 +1185,7 @@ def _lowered(i: int, graph: Any) -> Lowered:
     if not isinstance(graph, Graph | Lowered):
         raise GraphError(f"number {i} of the list is {graph!r}, neither a Graph nor a Lowered")
     try:
-        return lower(graph)
+        return check_operators(lower(graph), "a batch")
     except CnnliveError as error:
         error.add_note(f"(number {i} of the list)")
         raise

@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnlive._types import ITEMSIZE, dtype_name
 from cnnlive.graph import Graph
-from cnnlive.lowered import OVERWRITES, VIEW, Lowered, check_batch, lower
+from cnnlive.lowered import OVERWRITES, VIEW, Lowered, check_batch, check_operators, lower
 
 __all__ = ["RuleOfThumb", "rules_of_thumb"]
 
@@ -91,7 +91,7 @@ def rules_of_thumb(graph: Graph | Lowered, *, batch: int = 1, dtype: str = "floa
     579120288
     """
     batch = check_batch(batch)
-    net = lower(graph)
+    net = check_operators(lower(graph), "a rule of thumb")
     item = ITEMSIZE[dtype_name(dtype)]
     # The rules know maps per image; batch 1 is what they multiply.
     sizes = net.sizes_at(1)

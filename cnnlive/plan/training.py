@@ -12,7 +12,7 @@ from cnnlive._kernels.backward import spec_bytes, train_step
 from cnnlive._types import DTYPES, FLOATING, I64, Columns, Shape, column, frozen
 from cnnlive.errors import GraphError, close_names
 from cnnlive.graph import Graph, named_by
-from cnnlive.lowered import Lowered, check_batch, lower
+from cnnlive.lowered import Lowered, check_batch, check_operators, lower
 from cnnlive.plan.allocator import CudaAllocator, read_allocator, replay_trace
 from cnnlive.plan.optimizers import (
     Optimizer,
@@ -400,7 +400,7 @@ def plan_training(
     """
     if callable(loss):
         graph, loss, aux_weight = _with_loss(graph, loss), "output", 0
-    net = graph if isinstance(graph, Lowered) else lower(graph)
+    net = check_operators(lower(graph), "training")
     batch = check_batch(batch)
     precision, base_dtype, autocast = _precision(precision, net)
     if device not in DEVICES:
