@@ -10,6 +10,7 @@ from collections.abc import Collection
 __all__ = [
     "ArenaError",
     "AttributeValueError",
+    "BudgetError",
     "CnnliveError",
     "CycleError",
     "DTypeError",
@@ -18,6 +19,7 @@ __all__ = [
     "MissingExtraError",
     "OrderError",
     "ReadError",
+    "RematError",
     "ShapeError",
     "SpaceError",
     "UnitError",
@@ -84,6 +86,27 @@ class SpaceError(CnnliveError, ValueError):
 
 class ArenaError(CnnliveError, ValueError):
     """Buffers that are not well formed, or a question about an arena that has no meaning."""
+
+
+class RematError(CnnliveError, ValueError):
+    """A rematerialisation problem that is not well formed, or a plan of another one."""
+
+
+class BudgetError(RematError):
+    """A budget that no plan meets.
+
+    Attributes
+    ----------
+    minimum_bytes : int
+        The least budget that a plan was found for, or is proven to be needed; the message says which.
+    """
+
+    def __init__(self, message: str, minimum_bytes: int) -> None:
+        super().__init__(message, minimum_bytes)
+        self.minimum_bytes = minimum_bytes
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class UnitError(CnnliveError, ValueError):
