@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import cnnlive
 from cnnlive import cli
+from cnnlive.cli import _inference, _lists, _options
 from cnnlive.report.text import shape_text, sparkline
 
 ESCAPE = "\x1b["
@@ -161,7 +162,7 @@ def test_arguments_of_the_zoo_are_numbers_truths_or_tuples():
     small = answer("inference", "resnet18", "--set", "resolution=(64, 96)", "--set", "width=0.5")
     again = cnnlive.plan_inference(cnnlive.zoo.load("resnet18", resolution=(64, 96), width=0.5))
     assert small["peak_bytes"] == again.peak_bytes
-    assert cli._settings(["batch-norm=true", "a=1e-3", "b=None", "c=mean"]) == {
+    assert _options.read_settings(["batch-norm=true", "a=1e-3", "b=None", "c=mean"]) == {
         "batch_norm": True, "a": 1e-3, "b": None, "c": "mean",
     }  # fmt: skip
 
@@ -494,13 +495,13 @@ def test_the_zoo_says_what_a_network_takes():
     text = run("zoo", "resnet50").stdout
     typed = re.findall(r"--set (\S+)$", text, re.M)
     assert "blocks=3,4,6,3" in typed
-    assert cli._settings(typed) == cnnlive.zoo.arguments("resnet50")
+    assert _options.read_settings(typed) == cnnlive.zoo.arguments("resnet50")
 
 
 @pytest.mark.parametrize("net", cnnlive.zoo.names())
 def test_what_the_zoo_shows_of_arguments_can_be_typed(net):
     defaults = cnnlive.zoo.arguments(net)
-    assert cli._settings([f"{key}={cli._as_typed(value)}" for key, value in defaults.items()]) == defaults
+    assert _options.read_settings([f"{key}={_lists.as_typed(value)}" for key, value in defaults.items()]) == defaults
 
 
 def test_operators_are_listed():
@@ -670,7 +671,7 @@ def test_control_c_ends_with_130_and_no_traceback(monkeypatch):
     def interrupt(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load", interrupt)
+    monkeypatch.setattr(_inference, "load_net", interrupt)
     result = run("inference", "vgg16")
     assert result.exit_code == 130
     assert "Traceback" not in result.output

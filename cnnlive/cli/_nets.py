@@ -1,0 +1,118 @@
+"""Networks and execution orders that the command line names."""
+
+# ruff: noqa: PLC0415 - imports inside the commands are what keeps the others quick
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnlive.cli._group import FILES
+from cnnlive.cli._options import read_dtype, read_settings, read_shapes, read_sizes
+from cnnlive.errors import AttributeValueError, CnnliveError, OrderError, ReadError, UnknownNetError, close_names
+
+if TYPE_CHECKING:
+    from cnnlive.graph import Graph
+    from cnnlive.plan.inference import InferencePlan
+
+
+def load_net(net: str, train: bool | None, settings: Sequence[str], input_shapes: Sequence[str]) -> Graph:
+    """Read or build NET."""
+    suffix = Path(net).suffix.lower()
+    is_file = suffix in FILES
+    if ":" in net and not is_file:
+        if settings:
+            raise AttributeValueError(f"--set is for networks of the zoo, and {net} is a PyTorch model")
+        from cnnlive.io.sources import load_source
+
+        try:
+            return load_source(net, input_shape=read_sizes(input_shapes, net), train=bool(train))
+        except (CnnliveError, OSError):
+            raise
+        except Exception as error:  # code of the user's runs there, and may raise whatever it likes
+            raise ReadError(f"{net}: {type(error).__name__}: {error}") from error
+    if is_file and settings:
+        raise AttributeValueError(f"--set is for networks of the zoo, and {net} is a file")
+    if is_file and train is not None:
+        raise AttributeValueError(f"--train and --eval are for the zoo and PyTorch, and {net} is a file")
+    if input_shapes and suffix != ".onnx":
+        raise AttributeValueError(f"--input-shape is for .onnx files and PyTorch, and {net} is neither")
+    if suffix == ".onnx":
+        from cnnlive.io.onnx import read_onnx
+
+        try:
+            return read_onnx(Path(net), input_shapes=read_shapes(input_shapes) or None)
+        except ReadError as error:
+            # The reader speaks of its argument, the command line of its option.
+            words = re.sub(r"input_shapes=\{'(.*?)': \(\.\.\.\)\}", r"--input-shape \1=...", str(error))
+            raise ReadError(words.replace("input_shapes", "--input-shape")) from None
+    if suffix == ".json":
+        from cnnlive.io.json import read_json
+
+        return read_json(Path(net))
+    check_name(net)
+    from cnnlive import zoo
+
+    values = read_settings(settings)
+    if "name" in values:  # the one word that load itself takes
+        raise AttributeValueError(f"{net} takes no argument 'name'; allowed: {', '.join(zoo.arguments(net))}")
+    return zoo.load(net, train=bool(train), **values)
+
+
+def check_name(net: str) -> None:
+    from cnnlive import zoo
+
+    known = zoo.names()
+    if net in known:
+        return
+    if not net:
+        raise UnknownNetError("NET is empty; allowed: a network of the zoo, an .onnx or .json file, torchvision:NAME")
+    if Path(net).exists():
+        raise ReadError(f"{net} is neither an .onnx nor a .json file, nor a network of the zoo")
+    hint = close_names(net.lower(), known)
+    raise UnknownNetError(
+        f"unknown network {net!r}{hint} (`cnnlive zoo` lists all {len(known)}; files end in .onnx or .json; "
+        "PyTorch models are torchvision:NAME, timm:NAME or package.module:factory)"
+    )
+
+
+def read_order(path: str | None) -> Any:
+    if path is None:
+        return "program"
+    allowed = "allowed: op names, one a line; a JSON list of them; or what --json printed"
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise OrderError(f"{path} is not text; {allowed}") from None
+    if not text:
+        raise OrderError(f"{path} is empty; {allowed}")
+    if text[0] not in "[{":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        order = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OrderError(f"{path} is not JSON: {error}") from None
+    if isinstance(order, dict):
+        order = order.get("order")
+    if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
+        raise OrderError(f"{path} is no execution order; {allowed}")
+    return order
+
+
+def plan_net(
+    graph: Graph, *, batch: int, dtype: str | None, dtypes: Sequence[str], weight_dtype: str | None, profile: str,
+    fuse: bool | None, inplace: Any, order: str | None,
+) -> InferencePlan:  # fmt: skip
+    from cnnlive.plan.inference import plan_inference
+
+    steps = read_order(order)
+    try:
+        return plan_inference(
+            graph, batch=batch, dtype=read_dtype(dtype, dtypes), weight_dtype=weight_dtype, order=steps,
+            profile=profile, fuse=fuse, inplace=inplace,
+        )  # fmt: skip
+    except OrderError as error:
+        raise OrderError(f"{order}: {error}") from None
