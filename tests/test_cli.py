@@ -9,34 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import answer, complaint, run
 
 import cnnlive
-from cnnlive import cli
 from cnnlive.cli import _inference, _lists, _options
 from cnnlive.report.text import shape_text, sparkline
 
 ESCAPE = "\x1b["
-
-
-def run(*arguments, env=None):
-    return CliRunner().invoke(cli.main, [str(a) for a in arguments], env=env, catch_exceptions=False)
-
-
-def answer(*arguments):
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def complaint(*arguments):
-    """Run what has to fail, and return its one line."""
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("cnnlive: error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr.strip()
 
 
 def process(*arguments, **how):

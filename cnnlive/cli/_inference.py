@@ -26,7 +26,7 @@ Examples:
 
 
 @click.command(short_help="Memory of one inference, exact, and the rule of thumb.", epilog=_INFERENCE_EXAMPLES)
-@network_options
+@network_options()
 @click.option("--timeline", is_flag=True, help="List the bytes alive at every step.")
 @json_option
 def inference(
@@ -66,7 +66,7 @@ def inference(
 
 
 @click.command(short_help="Per-op table: shapes, parameters, MACs, bytes.", epilog=_OPS_EXAMPLES)
-@network_options
+@network_options()
 @click.option(
     "--sort",
     type=click.Choice(["bytes", "live", "macs", "params"]),

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cnnlive.cli._group import FILES
 from cnnlive.cli._options import read_dtype, read_settings, read_shapes, read_sizes
@@ -17,6 +19,9 @@ from cnnlive.errors import AttributeValueError, CnnliveError, OrderError, ReadEr
 if TYPE_CHECKING:
     from cnnlive.graph import Graph
     from cnnlive.plan.inference import InferencePlan
+
+#: First line of a CSV file of an order.
+ORDER_HEAD: Final = "step,op,name"
 
 
 def load_net(net: str, train: bool | None, settings: Sequence[str], input_shapes: Sequence[str]) -> Graph:
@@ -80,16 +85,22 @@ def check_name(net: str) -> None:
 
 
 def read_order(path: str | None) -> Any:
-    if path is None:
-        return "program"
-    allowed = "allowed: op names, one a line; a JSON list of them; or what --json printed"
+    """Read an execution order from a file; ``program`` and ``best`` are taken as they are."""
+    if path is None or path in ("program", "best"):
+        return path or "program"
+    allowed = (
+        "allowed: op names, one a line; a JSON list of them; what --json printed; what `cnnlive order --out` wrote"
+    )
     try:
-        text = Path(path).read_text(encoding="utf-8-sig").strip()
+        whole = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise OrderError(f"{path} is not text; {allowed}") from None
+    text = whole.strip()
     if not text:
         raise OrderError(f"{path} is empty; {allowed}")
     if text[0] not in "[{":
+        if text.startswith(ORDER_HEAD):
+            return [row[-1] for row in csv.reader(io.StringIO(whole, newline="")) if row][1:]
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
         order = json.loads(text)
@@ -115,4 +126,4 @@ def plan_net(
             profile=profile, fuse=fuse, inplace=inplace,
         )  # fmt: skip
     except OrderError as error:
-        raise OrderError(f"{order}: {error}") from None
+        raise OrderError(f"{order}: {error}" if isinstance(steps, list) else f"--order {order}: {error}") from None

@@ -11,16 +11,19 @@ from typing import Any, Final, TypeVar
 import click
 
 from cnnlive.errors import AttributeValueError
-from cnnlive.profiles import INPLACE, PROFILES
+from cnnlive.profiles import INPLACE
 
 F = TypeVar("F", bound=Callable[..., Any])
 NARROW: Final = 110
 DTYPE_HELP: Final = "Type of all that is floating: float32, float16, bfloat16, int8, ...  [default: as built]"
-PROFILE_HELP: Final = "Rules of the runtime (see `cnnlive profiles`)."
+PROFILE_HELP: Final = "Rules of the runtime: one of `cnnlive profiles`."
 _DTYPE_OF_HELP: Final = "Type of what one op or tensor writes, as conv1=float16; --dtype is for the rest; repeatable."
 _FUSE_HELP: Final = "Convolution, batch normalisation and activation as one op.  [default: as the profile]"
 _INPLACE_HELP: Final = "Ops in place: as the graph says, where possible, or none.  [default: as the profile]"
-_ORDER_HELP: Final = "Execution order: op names, one a line; or JSON, as --json writes it.  [default: program order]"
+_ORDER_HELP: Final = (
+    "Execution order: program, best (what `cnnlive order` finds), or a file: op names, one a line; or what --json or "
+    "`cnnlive order --out` wrote.  [default: program]"
+)
 _SET_HELP: Final = "Zoo: an argument of the network, as resolution=299 (see `cnnlive zoo NET`); repeatable."
 _SHAPE_HELP: Final = (
     "ONNX: shape of an input that the file leaves open, as data=1,3,224,224; PyTorch: of the input, as 1,3,224,224. "
@@ -55,17 +58,19 @@ def source_options(train: str) -> list[Callable[[F], F]]:
     ]
 
 
-def inference_options(order: bool) -> list[Callable[[F], F]]:
-    """Return the options that say how an inference runs."""
+def inference_options(order: bool = False, weights: bool = True) -> list[Callable[[F], F]]:
+    """Return the options that say how an inference runs; `order` and `weights`: those that not all take."""
     options = [
         click.option("--dtype", metavar="TYPE", help=DTYPE_HELP),
         click.option("--dtype-of", "dtypes", multiple=True, metavar="NAME=TYPE", help=_DTYPE_OF_HELP),
         click.option("--weight-dtype", metavar="TYPE", help="Type of the weights, where it differs from --dtype."),
-        click.option("--profile", default="ideal", show_default=True, metavar="|".join(PROFILES), help=PROFILE_HELP),
+        click.option("--profile", default="ideal", show_default=True, metavar="NAME", help=PROFILE_HELP),
         click.option("--fuse/--no-fuse", default=None, help=_FUSE_HELP),
         click.option("--inplace", type=click.Choice(INPLACE), metavar="|".join(INPLACE), help=_INPLACE_HELP),
     ]
-    return [*options, click.option("--order", metavar="FILE", help=_ORDER_HELP)] if order else options
+    if not weights:
+        del options[2]
+    return [*options, click.option("--order", metavar="program|best|FILE", help=_ORDER_HELP)] if order else options
 
 
 def training_options() -> list[Callable[[F], F]]:
@@ -124,12 +129,17 @@ set_aside = [
 ]
 
 
-def network_options(command: F) -> F:
-    """Add the argument NET and the options that say how it is built and run in inference."""
+def network_options(order: bool = True, weights: bool = True) -> Callable[[F], F]:
+    """Return what adds the argument NET and the options that say how it is built and run in inference.
+
+    Parameters
+    ----------
+    order, weights : bool
+        Whether the command takes an order, and whether types of weights matter to it.
+    """
     batch = click.option("--batch", default=1, show_default=True, help="First dimension of every network input.")
-    return with_options(
-        command, [click.argument("net"), batch, *inference_options(order=True), *source_options("used")]
-    )
+    options = [click.argument("net"), batch, *inference_options(order, weights), *source_options("used")]
+    return lambda command: with_options(command, options)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON (keys: docs/json.md).")
@@ -203,11 +213,16 @@ def read_shapes(pairs: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def print_json(kind: str, data: Mapping[str, Any]) -> None:
-    """Print an object, a key on each line, and of a list of objects each on a line of its own."""
+    """Print an object as JSON."""
+    click.echo(json_text(kind, data))
+
+
+def json_text(kind: str, data: Mapping[str, Any]) -> str:
+    """Write an object, a key on each line, and of a list of objects each on a line of its own."""
     fields = []
     for key, value in {"format": f"cnnlive-{kind}-1", **data}.items():
         text = json.dumps(value)
         if isinstance(value, list) and value and isinstance(value[0], dict):
             text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
         fields.append(f" {json.dumps(key)}: {text}")
-    click.echo("{\n" + ",\n".join(fields) + "\n}")
+    return "{\n" + ",\n".join(fields) + "\n}"

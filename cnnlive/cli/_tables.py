@@ -10,7 +10,6 @@ from typing import Any, Final
 import click
 
 from cnnlive.cli._options import DTYPE_HELP, PROFILE_HELP, read_settings
-from cnnlive.profiles import PROFILES
 
 __all__ = ["nasbench_memory"]
 
@@ -28,7 +27,7 @@ _SPACE_HELP: Final = "An argument of the search space, as dataset=cifar100; repe
 @click.option("--out", required=True, metavar="FILE", help="Ends in .parquet (needs the extra 'table') or .csv.")
 @click.option("--batch", default=1, show_default=True, help="Images of an inference.")
 @click.option("--dtype", metavar="TYPE", help=DTYPE_HELP)
-@click.option("--profile", default="ideal", show_default=True, metavar="|".join(PROFILES), help=PROFILE_HELP)
+@click.option("--profile", default="ideal", show_default=True, metavar="NAME", help=PROFILE_HELP)
 @click.option("--train-batch", type=int, help="Images of a training step.  [default: as --batch]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=_SPACE_HELP)
 def nasbench_memory(name: str, out: str, settings: Sequence[str], **how: Any) -> None:

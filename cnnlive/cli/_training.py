@@ -173,7 +173,7 @@ def _as_trained(net: str, train: bool | None) -> bool | None:
         click.option("--check", is_flag=True, help="Exit code 1 if it does not fit."),
         *set_aside,
         *training_options(),
-        *inference_options(order=False),
+        *inference_options(),
         *source_options("trained, with --inference used"),
     ],
 )
@@ -218,7 +218,7 @@ def fit(
 def _fit_arguments(infer: bool, how: dict[str, Any]) -> dict[str, Any]:
     """Take the options of the mode asked for; one of the other mode is an error."""
     context = click.get_current_context()
-    other = {p.name for option in (training_options() if infer else inference_options(order=False))
+    other = {p.name for option in (training_options() if infer else inference_options())
              for p in getattr(option(lambda: None), "__click_params__", [])}  # fmt: skip
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")

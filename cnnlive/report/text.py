@@ -22,8 +22,10 @@ from cnnlive.units import format_bytes, format_count
 
 __all__ = [
     "Lines",
+    "at_peak",
     "both_bytes",
     "grid",
+    "header",
     "indented",
     "inference_report",
     "inference_summary",
@@ -117,9 +119,10 @@ def _verdict(difference: int, exact: int, cancels: bool) -> str:
     return f"the rule is {percent(difference, exact)} too {'low' if difference > 0 else 'high'}"
 
 
-def _header(plan: InferencePlan) -> Text:
+def header(plan: InferencePlan, what: str = "inference") -> Text:
+    """Return the line that says what was planned: the network, `what` of it, batch, types and rules."""
     rules = f"profile {plan.profile.name}{', fused' if plan.profile.fuse else ''}"
-    parts = [f"inference, batch {plan.batch}", " and ".join(bytes_by_type(plan)) or "no activations", rules]
+    parts = [f"{what}, batch {plan.batch}", " and ".join(bytes_by_type(plan)) or "no activations", rules]
     if plan.profile.inplace != "graph":
         parts.append(_INPLACE[plan.profile.inplace])
     return Text.assemble((plan.name or "network", "bold"), "  ", " · ".join(parts))
@@ -197,7 +200,8 @@ def _why(plan: InferencePlan) -> dict[str, str]:
     return found
 
 
-def _at_peak(plan: InferencePlan, limit: int) -> tuple[Text, Lines]:
+def at_peak(plan: InferencePlan, limit: int) -> tuple[Text, Lines]:
+    """Return the line that says where the peak is, and the table of at most `limit` buffers that are alive there."""
     kind = plan.network.op_kinds[int(plan.order[plan.peak_step])]
     last = plan.order.shape[0] - 1
     where = f"peak at step {plan.peak_step} of 0 to {last}: "
@@ -255,9 +259,9 @@ def inference_report(
     -------
     rich renderable
     """
-    head, table = _at_peak(plan, live)
+    head, table = at_peak(plan, live)
     return Group(
-        _header(plan),
+        header(plan),
         _counts(plan),
         "",
         indented(_amounts(plan, rule, columns), "", head, table, "", _timeline(plan, columns, ascii_only)),
@@ -294,7 +298,7 @@ def inference_summary(
     rich renderable
     """
     parts = _amounts(plan, rule, columns), _timeline(plan, columns, ascii_only)
-    return Group(_header(plan), _counts(plan), indented(*parts))
+    return Group(header(plan), _counts(plan), indented(*parts))
 
 
 class Lines:
@@ -430,7 +434,7 @@ def ops_table(rows: Sequence[OpRow], plan: InferencePlan, *, narrow: bool = Fals
     )
     words = "output: bytes that the op allocates, none for a view or in place; live: all that is alive while it runs"
     table = Lines(heads, cells, bold, may_go=(3, 4) if narrow else (), least=12)
-    return Group(_header(plan), "", table, "", Text(foot), Text(words, "dim"))
+    return Group(header(plan), "", table, "", Text(foot), Text(words, "dim"))
 
 
 def plain_table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
