@@ -7,6 +7,7 @@ the first thing that is wrong.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +19,7 @@ from cnnlive.ops import operator
 if TYPE_CHECKING:
     from cnnlive.graph import Graph, Tensor
 
-__all__ = ["VerificationError", "check_inference", "check_order"]
+__all__ = ["VerificationError", "check_arena", "check_inference", "check_order", "check_shared_objects"]
 
 
 class VerificationError(CnnliveError, AssertionError):
@@ -228,3 +229,125 @@ class _Run:
             raise VerificationError(f"the peak {self.plan.activation_peak_bytes} is not the timeline's maximum {peak}")
         if order[step] != self.plan.peak_op or timeline[step] != peak:
             raise VerificationError(f"{self.plan.peak_op} at step {step} is not where the peak is")
+
+
+def check_arena(plan: Any, offsets: Sequence[int] | None = None) -> None:
+    """Check a placement: an :class:`~cnnlive.ArenaPlan`, or :class:`~cnnlive.Buffers` and their offsets.
+
+    No two buffers that are alive at one step may overlap, every offset has to be a multiple of the buffer's alignment
+    and not negative, and fixed ones have to be where they are fixed. Of a plan also: the arena ends where its last
+    buffer ends, is not below the bound nor above the capacity, and is said to be optimal only if it can be; a plan
+    without a placement has none.
+
+    Parameters
+    ----------
+    plan : ArenaPlan or Buffers
+    offsets : sequence of int, optional
+        Of buffers; a plan has its own.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first buffer that is wrong, or both that overlap.
+
+    Notes
+    -----
+    A sweep over births and deaths that keeps what is alive sorted by offset: O(n log n), and for each birth a move of
+    what is alive.
+    """
+    b = plan if offsets is not None else plan.buffers
+    if offsets is None:
+        _check_status(plan)
+        if plan.offsets is None:
+            return
+        offsets = plan.offsets.tolist()
+    at = [int(x) for x in offsets]
+    if len(at) != len(b.ids):
+        raise VerificationError(f"{len(at)} offsets for {len(b.ids)} buffers")
+    lower, upper, nbytes = b.lower.tolist(), b.upper.tolist(), b.nbytes.tolist()
+    alignment, fixed = b.alignment.tolist(), b.fixed.tolist()
+    for i, name in enumerate(b.ids):
+        if at[i] < 0 or at[i] % alignment[i]:
+            raise VerificationError(
+                f"buffer {name} is at {at[i]}, which is no multiple of its alignment {alignment[i]}"
+            )
+        if fixed[i] >= 0 and at[i] != fixed[i]:
+            raise VerificationError(f"buffer {name} is at {at[i]} and fixed at {fixed[i]}")
+    found = [i for i in range(len(at)) if nbytes[i] and lower[i] < upper[i]]
+    # deaths before births: a life ends before the step of its upper end
+    events = sorted([(lower[i], 1, i) for i in found] + [(upper[i], 0, i) for i in found])
+    alive: list[tuple[int, int]] = []
+    for step, born, i in events:
+        k = bisect_left(alive, (at[i], i))
+        if not born:
+            del alive[k]
+            continue
+        for _, other in alive[max(k - 1, 0) : k + 1]:
+            if at[other] < at[i] + nbytes[i] and at[i] < at[other] + nbytes[other]:
+                raise VerificationError(
+                    f"buffers {b.ids[other]} at [{at[other]}, {at[other] + nbytes[other]}) and {b.ids[i]} at "
+                    f"[{at[i]}, {at[i] + nbytes[i]}) overlap at step {step}"
+                )
+        insort(alive, (at[i], i))
+    height = max((at[i] + nbytes[i] for i in found), default=0)
+    if plan is not b and plan.arena_bytes != height:
+        raise VerificationError(
+            f"the arena is said to take {plan.arena_bytes} bytes, and the last buffer ends at {height}"
+        )
+
+
+def _check_status(plan: Any) -> None:
+    """Check that what a plan says of its arena fits together."""
+    status, arena, bound = plan.status, plan.arena_bytes, plan.lower_bound
+    if status not in ("optimal", "feasible", "infeasible", "unknown"):
+        raise VerificationError(f"{status!r} is no status of a plan")
+    if (arena is None) != (plan.offsets is None) or (arena is None) != (status in ("infeasible", "unknown")):
+        raise VerificationError(f"the plan is {status} and has {'no ' if plan.offsets is None else ''}offsets")
+    if arena is None:
+        return
+    if arena < bound:
+        raise VerificationError(f"the arena takes {arena} bytes, below the lower bound of {bound}")
+    if plan.capacity is not None and arena > plan.capacity:
+        raise VerificationError(f"the arena takes {arena} bytes, above the capacity of {plan.capacity}")
+    if (status == "optimal") != (arena == bound):
+        raise VerificationError(f"the plan is {status} with {arena} bytes and a lower bound of {bound}")
+
+
+def check_shared_objects(plan: Any) -> None:
+    """Check a :class:`~cnnlive.SharedObjectsPlan`.
+
+    No two buffers of an object may be alive at one step; an object is as large as its largest buffer; the total is not
+    below the bound, and said to be optimal where it meets it.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first buffer or object that is wrong.
+
+    Notes
+    -----
+    O(n log n).
+    """
+    b, object_of, sizes = plan.buffers, plan.object_of.tolist(), plan.object_bytes.tolist()
+    lower, upper, nbytes = b.lower.tolist(), b.upper.tolist(), b.nbytes.tolist()
+    busy: dict[int, int] = {}
+    largest: dict[int, int] = {}
+    for i in sorted(range(len(b.ids)), key=lower.__getitem__):
+        k = object_of[i]
+        if (k >= 0) != (nbytes[i] > 0 and lower[i] < upper[i]):
+            raise VerificationError(f"buffer {b.ids[i]} of {nbytes[i]} bytes has the object {k}")
+        if k < 0:
+            continue
+        other = busy.get(k)
+        if other is not None and upper[other] > lower[i]:
+            raise VerificationError(f"buffers {b.ids[other]} and {b.ids[i]} are alive together in object {k}")
+        busy[k] = i
+        largest[k] = max(largest.get(k, 0), nbytes[i])
+    for k, size in enumerate(sizes):
+        if size != largest.get(k):
+            raise VerificationError(f"object {k} has {size} bytes, and its largest buffer {largest.get(k)}")
+    if len(largest) != len(sizes):
+        raise VerificationError(f"buffers lie in {len(largest)} objects, and there are {len(sizes)}")
+    total, bound = sum(sizes), plan.lower_bound
+    if total < bound or (plan.status == "optimal") != (total == bound):
+        raise VerificationError(f"the plan is {plan.status} with {total} bytes and a lower bound of {bound}")
