@@ -12,6 +12,7 @@ from nets import residual
 
 from cnnlive import lower, plan_inference
 from cnnlive._kernels import counts, liveness, shapes
+from cnnlive._types import column
 
 SIZES = (100, 10_000, 100_000)
 YARDSTICK = 100
@@ -26,7 +27,7 @@ def calls(net):
     """Return a call of each kernel with its arguments and scratch made once."""
     plan = plan_inference(net)
     lives, n = plan._lives, net.n_tensors
-    buffer, uses, born, dead, seen, found, numel, rank = (np.zeros(n, np.int64) for _ in range(8))
+    buffer, uses, born, dead, inside, freed, seen, found, numel, rank = (np.zeros(n, np.int64) for _ in range(10))
     dims, live, count = np.empty((n, 6), np.int64), np.empty(net.n_ops, np.int64), np.empty((net.n_ops, 5), np.int64)
 
     def least_needs(kernel):
@@ -42,7 +43,7 @@ def calls(net):
             net.sizes.rank, net.sizes.dims, net.sizes.numel, count)),
         "live_ranges": (liveness.live_ranges, lambda k: k(
             lives.order, net.in_ptr, net.in_idx, net.out_ptr, lives.share, net.reads, lives.held, plan._nbytes, False,
-            buffer, uses, born, dead)),
+            column([]), buffer, uses, born, dead, inside, freed)),
         "peak_of": (liveness.peak_of, lambda k: k(
             lives.order, plan._nbytes, lives.born, lives.dead, plan._scratch, live)),
         "live_at": (liveness.live_at, lambda k: k(lives.born, lives.dead, plan.peak_step, found)),

@@ -390,7 +390,12 @@ class Lowered(Columns):
             found = self._cache["held_reads"] = (column(ptr), column(idx), column(reads))
         return found
 
-    def fused(self, begun: tuple[tuple[int, int], ...] = ()) -> Lowered:
+    def fused(
+        self,
+        begun: tuple[tuple[int, int], ...] = (),
+        activations: tuple[str, ...] | None = None,
+        bases: tuple[str, ...] = (),
+    ) -> Lowered:
         """Return the same net with convolution (or linear), batch normalisation and activation as one op.
 
         Parameters
@@ -398,6 +403,10 @@ class Lowered(Columns):
         begun : tuple of (int, int)
             Placeholders of tensors that such an op of an earlier piece of the net makes, and how far its chain has
             come: 1 the base, 2 also a normalisation. What goes on with a chain vanishes into the placeholder.
+        activations : tuple of str, optional
+            Operators of the activations that are taken in. Default: all.
+        bases : tuple of str
+            Further operators that take in an activation, though no normalisation.
 
         A base op is followed while its only reader is a batch normalisation with running statistics (once)
         or an activation (once, last). The normalisation's scale and shift vanish into the base's weight and
@@ -407,11 +416,28 @@ class Lowered(Columns):
         -----
         O(n_ops + n_edges), done once per lowered graph.
         """
-        if not begun and not self.fold.any():
-            return self
-        found = self._cache.get(("fused", begun))
+        key = ("fused", begun, activations, bases)
+        found: Lowered | None = self._cache.get(key)
         if found is None:
-            found = self._cache["fused", begun] = _fuse(self, dict(begun))
+            plain = not begun and not self.fold.any()
+            found = self._cache[key] = self if plain else _fuse(self, dict(begun), activations, bases)
+        return found
+
+    def padded(self) -> Lowered:
+        """Return the same net with padding that TensorFlow Lite cannot say as an op of its own.
+
+        There a convolution or pool has the padding SAME (as little as gives ceil(size / stride) outputs, the odd one
+        behind) or VALID (none). Any other, such as PyTorch's symmetric one with a stride of 2, becomes a ``pad`` in
+        front of the op, as does all padding that an average counts in. Convolutions and pools over 1 to 3 dimensions;
+        of transposed convolutions padding crops, and stays.
+
+        Notes
+        -----
+        O(n_ops + n_edges), done once per lowered graph. Source: TensorFlow, lite/kernels/padding.h.
+        """
+        found: Lowered | None = self._cache.get("padded")
+        if found is None:
+            found = self._cache["padded"] = _pad(self)
         return found
 
 
@@ -784,8 +810,12 @@ def _producer(starts: Sequence[int], tensor: int) -> int:
     return int(np.searchsorted(starts, tensor, side="right")) - 1
 
 
-def _fuse(net: Lowered, begun: Mapping[int, int]) -> Lowered:
+def _fuse(
+    net: Lowered, begun: Mapping[int, int], activations: tuple[str, ...] | None, bases: tuple[str, ...]
+) -> Lowered:
     n_ops = net.n_ops
+    # Where a chain begins, and how far it has come there.
+    begun = {op: 2 for op, kind in enumerate(net.op_kinds) if kind in bases} | dict(begun)
     fold, in_ptr, in_idx = net.fold.tolist(), net.in_ptr.tolist(), net.in_idx.tolist()
     out_ptr = net.out_ptr.tolist()
     reads, is_output = net.reads.tolist(), net.is_output.tolist()
@@ -804,6 +834,8 @@ def _fuse(net: Lowered, begun: Mapping[int, int]) -> Lowered:
         last, stage = written, begun.get(op, 1)
         while reads[last] == 1 and not is_output[last]:
             follower = only_reader[last]
+            if fold[follower] == 3 and activations is not None and net.op_kinds[follower] not in activations:
+                break
             if fold[follower] <= stage or in_ptr[follower + 1] - in_ptr[follower] != 1:
                 break
             stage = fold[follower]
@@ -874,3 +906,116 @@ def _fuse(net: Lowered, begun: Mapping[int, int]) -> Lowered:
         before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,
     )  # fmt: skip
     return _counted(fused)
+
+
+def _explicit_padding(kind: str, attrs: Attrs, size: Shape, out: Shape) -> tuple[tuple[int, int], ...] | None:
+    """Return what a convolution or pool is padded with if that is neither SAME nor VALID, else None.
+
+    `size` and `out` are the sizes of its input and output along the spatial dimensions.
+    """
+    padding, kernel, n = attrs["padding"], attrs["kernel_size"], len(size)
+    if padding == "same_upper":
+        return None
+    dilation = attrs.get("dilation", (1,) * n)
+    found, same, valid = [], True, True
+    for i in range(n):
+        extent, stride = dilation[i] * (kernel[i] - 1) + 1, attrs["stride"][i]
+        needed = (out[i] - 1) * stride + extent - size[i]  # below 0: the last positions are not read
+        if padding == "same_lower":
+            total = max(needed, 0)
+            before, after = total - total // 2, total // 2
+        else:
+            before, after = padding[i]
+        reached = max(needed - before, 0)
+        same = same and out[i] == -(-size[i] // stride) and before == max(needed, 0) // 2
+        valid = valid and before == 0 and reached == 0
+        found.append((before, max(after, reached)))
+    if valid or (same and not (kind.startswith("avg") and attrs["count_include_pad"])):
+        return None
+    return tuple(found)
+
+
+_PADDED: Final = tuple(f"{kind}{n}d" for kind in ("conv", "max_pool", "avg_pool") for n in (1, 2, 3))
+
+
+def _pad(net: Lowered) -> Lowered:
+    pads: dict[int, tuple[tuple[int, int], ...]] = {}
+    for op, kind in enumerate(net.op_kinds):
+        if kind in _PADDED:
+            size, out = net.shape(int(net.in_idx[net.in_ptr[op]])), net.shape(int(net.out_ptr[op]))
+            found = _explicit_padding(kind, net.op_attrs[op], size[2:], out[2:])
+            if found is not None:
+                pads[op] = found
+    if not pads:
+        return net
+    n_ops, n = net.n_ops, len(pads)
+    before = np.array(list(pads), np.int64)
+    made = net.out_ptr[before]  # a pad's tensor comes before those of its op
+    # Where ops and tensors of the net stand in the new one, and where the pads do.
+    new_op = np.arange(n_ops) + np.searchsorted(before, np.arange(n_ops), side="right")
+    new_tensor = np.arange(net.n_tensors) + np.searchsorted(made, np.arange(net.n_tensors), side="right")
+    pad_op, pad_tensor = new_op[before] - 1, new_tensor[made] - 1
+    names, taken = list(net.op_names), set(net.op_names)
+    attrs, kinds, scopes = list(net.op_attrs), list(net.op_kinds), list(net.op_scopes)
+    attr = [net.attr[net.attr_ptr[i] : net.attr_ptr[i + 1]].tolist() for i in range(n_ops)]
+    source = net.in_idx[net.in_ptr[before]]
+    dims = net.sizes.dims[source].copy()
+    reads = [new_tensor[net.in_idx[net.in_ptr[i] : net.in_ptr[i + 1]]].tolist() for i in range(n_ops)]
+    entry = operator("pad")
+    added: list[tuple[str, Attrs, list[int]]] = []
+    for k, (op, pad) in enumerate(pads.items()):
+        name = f"{net.op_names[op]}.pad"
+        while name in taken:
+            name += "@pad"
+        taken.add(name)
+        flat = tuple(x for pair in reversed(pad) for x in pair)
+        how = {"pad": flat, "mode": "constant"}
+        shape = net.shape(int(source[k]))
+        added.append((name, how, entry.rule.encode([shape], how)))
+        for i, (a, b) in enumerate(pad):
+            dims[k, 2 + i] += a + b
+        attrs[op] = {**attrs[op], "padding": ((0, 0),) * len(pad)} | (
+            {"ceil_mode": False} if "ceil_mode" in attrs[op] else {}
+        )
+        attr[op] = operator(kinds[op]).rule.encode([tuple(dims[k, : len(shape)].tolist())], attrs[op])
+        reads[op][0] = int(pad_tensor[k])
+
+    def ops(values: ArrayLike, of_pad: ArrayLike) -> I64:
+        return column(np.insert(np.asarray(values), before, of_pad, axis=0))
+
+    def tensors(values: ArrayLike, of_pad: ArrayLike) -> I64:
+        return column(np.insert(np.asarray(values), made, of_pad, axis=0))
+
+    def mixed(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+        row: list[Any] = [None] * (n_ops + n)
+        for i, value in zip((*new_op.tolist(), *pad_op.tolist()), (*old, *new), strict=True):
+            row[i] = value
+        return row
+
+    ptr, idx = net.before_ptr.tolist(), net.before_idx.tolist()
+    waits = [[int(new_op[b]) for b in idx[ptr[i] : ptr[i + 1]]] for i in range(n_ops)]
+    in_csr = csr(mixed(reads, [[int(new_tensor[t])] for t in source.tolist()]))
+    attr_csr = csr(mixed(attr, [row for _, _, row in added]))
+    before_csr = csr(mixed(waits, [[]] * n))
+    all_dims = tensors(net.sizes.dims, dims)
+    sizes = _checked_sizes(tensors(net.sizes.rank, net.sizes.rank[source]), all_dims, column(all_dims.prod(axis=1)),
+                           net.batch)  # fmt: skip
+    padded = Lowered(
+        name=net.name, op_names=tuple(mixed(names, [name for name, _, _ in added])),
+        op_kinds=tuple(mixed(kinds, ["pad"] * n)), op_scopes=tuple(mixed(scopes, [scopes[op] for op in pads])),
+        op_attrs=tuple(mixed(attrs, [how for _, how, _ in added])),
+        parameter_order=column([*new_op[net.parameter_order], *pad_op]),
+        holds=column([(new_tensor[t], new_op[op]) for t, op in net.holds.tolist()], (len(net.holds), 2)),
+        in_ptr=in_csr[0], in_idx=in_csr[1], out_ptr=column([0, *np.cumsum(ops(np.diff(net.out_ptr), 1))]),
+        producer=tensors(new_op[net.producer], pad_op),
+        reads=column(np.bincount(in_csr[1], minlength=net.n_tensors + n)), kind=tensors(net.kind, 0),
+        is_output=tensors(net.is_output, 0), outputs=column(new_tensor[net.outputs]),
+        dtype=tensors(net.dtype, net.dtype[source]), rule=ops(net.rule, entry.rule.code), attr_ptr=attr_csr[0],
+        attr=attr_csr[1], macs_rule=ops(net.macs_rule, 0), weight_rule=ops(net.weight_rule, 0), owner=ops(net.owner, 1),
+        tied=column([(new_op[op], role, new_op[holder]) for op, role, holder in net.tied.tolist()], (len(net.tied), 3)),
+        frozen=ops(net.frozen, 0), alias=ops(net.alias, WRITES), fold=ops(net.fold, 0),
+        statistics=column([(new_op[op], *row) for op, *row in net.statistics.tolist()], (len(net.statistics), 4)),
+        index_bytes=ops(net.index_bytes, 0), scratch=ops(net.scratch, 0), before_ptr=before_csr[0],
+        before_idx=before_csr[1], batch=net.batch, sizes=sizes, counts=_NOT_COUNTED,
+    )  # fmt: skip
+    return _counted(padded)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import cnnlive
 from cnnlive import cli
 from cnnlive.report.operators import operator_rows, operators_markdown
-from cnnlive.report.rules import RULES
+from cnnlive.report.rules import DEFAULTS, RULES, value_words
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -159,14 +159,16 @@ def test_the_documented_format_is_the_real_one():
 # ---------------------------------------------------------------------------------- what is counted
 
 
-def test_the_table_of_profiles_is_that_of_the_code():
-    page = documented("what-is-counted.md")["Profiles"]
-    rules = [f.name for f in dataclasses.fields(cnnlive.Profile) if f.name not in ("name", "summary")]
-    assert list(page) == rules
-    for key, (meaning, *values) in page.items():
-        assert meaning == RULES[key]
-        real = [getattr(p, key) for p in cnnlive.PROFILES.values()]
-        assert [v.strip("`") for v in values] == [str(r).lower() for r in real], key
+def test_the_tables_of_profiles_are_those_of_the_code():
+    page = documented("profiles.md")
+    assert page["Rules"] == {rule: [RULES[rule], value_words(rule, DEFAULTS[rule])] for rule in RULES}
+    assert list(RULES) == [f.name for f in dataclasses.fields(cnnlive.Profile) if f.name not in ("name", "summary")]
+    for p in cnnlive.PROFILES.values():
+        differs = [rule for rule, default in DEFAULTS.items() if getattr(p, rule) != default]
+        shown = page.get(p.name, {})
+        assert {rule: cells[0] for rule, cells in shown.items()} == {
+            rule: value_words(rule, getattr(p, rule)) for rule in differs
+        }, p.name
 
 
 # ---------------------------------------------------------------------------------- examples

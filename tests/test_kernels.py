@@ -398,10 +398,11 @@ def test_lives_by_hand():
     # p is stored, x comes in, a reads both, v looks at a, r takes over what v was the last to look at.
     p, x, a, v, r = range(5)
     nbytes, held, share = [8] * 5, [1, 2, 0, 0, 4], [0, 0, 0, 1, 2]
-    buffer, uses, born, dead = (np.full(5, -7) for _ in range(4))  # filled, whatever was there
+    buffer, uses, born, dead, inside, freed = (np.full(5, -7) for _ in range(6))  # filled, whatever was there
     liveness.live_ranges(
         column([p, x, a, v, r]), column([0, 0, 0, 2, 3, 4]), column([x, p, a, v]), column(range(6)), column(share),
-        column([1, 1, 1, 1, 0]), column(held), column(nbytes), True, buffer, uses, born, dead,
+        column([1, 1, 1, 1, 0]), column(held), column(nbytes), True, column([]), buffer, uses, born, dead,
+        inside, freed,
     )  # fmt: skip
     assert buffer.tolist() == [p, x, a, a, a]
     assert born.tolist() == [0, 0, 2, 0, 0]  # an input lives from the first step

@@ -522,7 +522,7 @@ def test_wrong_arguments_are_named():
         plan_inference(g, inplace="always")
     with pytest.raises(errors.GraphError, match="neither a Graph nor a Lowered"):
         plan_inference("resnet50")
-    assert set(PROFILES) == {"ideal", "torch", "torch_fx"}
+    assert list(PROFILES)[:3] == ["ideal", "torch", "torch_fx"]
 
 
 def test_thirty_thousand_ops():

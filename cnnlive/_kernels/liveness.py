@@ -21,24 +21,36 @@ def live_ranges(
     held: I64,
     nbytes: I64,
     reuse: bool,
+    like: I64,
     buffer: I64,
     uses: I64,
     born: I64,
     dead: I64,
+    inside: I64,
+    freed: I64,
 ) -> None:
     """Fill ``buffer``, ``born`` and ``dead`` (n_tensors,) for the ops run in `order`; ``uses`` is scratch.
 
     Tensors ``out_ptr[op] .. out_ptr[op + 1]`` are what an op writes. `share` per op: 0 writes bytes of its own;
-    1 its outputs are the bytes of input 0; 2 the output takes the bytes of input 0 if nothing reads them
-    afterwards and the sizes are equal; 3 likewise of input 0 or else input 1. `held` per tensor: 1 never counted
+    1 its outputs are the bytes of input 0; k >= 2 the output takes the bytes of the first of its k - 1 first inputs
+    that nothing reads afterwards and whose size is equal; k < 0 likewise of those inputs ``i`` that have bit
+    ``i + 1`` in ``~k``, and if bit 0 is set the output may be smaller. `held` per tensor: 1 never counted
     (a stored parameter), 2 lives from the first step, 4 lives to the end, and their sums. `reads` is how many
-    edges leave each tensor. `reuse` has to be True if any `share` is 2 or 3.
+    edges leave each tensor. `reuse` has to be True if any `share` is neither 0 nor 1, and if `like` is given.
+
+    `like` (n_tensors,), or empty: an op that takes nothing over writes each output into the dead buffer of the same
+    number, not below 0, that was freed last; never into that of an input or output of the network. ``freed`` is
+    scratch for it.
+
+    ``inside`` (n_tensors,): where a smaller tensor lies in the bytes of another buffer, that buffer, else -1. The
+    tensor begins a buffer of its own then, born one step after the op that writes it, when the other ends.
 
     Notes
     -----
-    O(n_edges), one pass.
+    O(n_edges), one pass; with `like` also the dead buffers at each op.
     """
     n_steps = order.shape[0]
+    n_freed = 0
     for s in range(n_steps):
         op = order[s]
         start = in_ptr[op]
@@ -53,24 +65,59 @@ def live_ranges(
         if reuse:
             for e in range(start, end):
                 uses[buffer[in_idx[e]]] -= 1
-            for e in range(start, start + mode - 1):
-                x = in_idx[e]
-                r = buffer[x]
-                free = uses[r] == 0 and held[r] & 5 == 0
-                if root < 0 and free and nbytes[r] == nbytes[written] and nbytes[x] == nbytes[written]:
-                    root = r
-        if root < 0:
-            for t in range(written, out_ptr[op + 1]):
-                buffer[t] = t
-                born[t] = s
-                dead[t] = s + 1
-                if reuse:
-                    uses[t] = reads[t] + (held[t] >> 2)
-        else:
-            for t in range(written, out_ptr[op + 1]):
+            if mode > 1 or mode < 0:
+                for e in range(start, end):
+                    may = e - start < mode - 1
+                    if mode < 0 and e - start < 61:
+                        may = (~mode >> (e - start + 1)) & 1 == 1
+                    x = in_idx[e]
+                    r = buffer[x]
+                    may = may and uses[r] == 0 and held[r] & 5 == 0 and nbytes[x] == nbytes[r]
+                    smaller = mode < 0 and ~mode & 1 and nbytes[r] > nbytes[written]
+                    if root < 0 and may and (smaller or nbytes[r] == nbytes[written]):
+                        root = r
+        for t in range(written, out_ptr[op + 1]):
+            inside[t] = -1
+            if root >= 0 and (mode == 1 or nbytes[root] == nbytes[t]):
                 buffer[t] = root
                 if reuse:
                     uses[root] += reads[t] + (held[t] >> 2)
+                continue
+            r = -1
+            if root >= 0:
+                inside[t] = root
+                born[t] = s + 1
+            else:
+                born[t] = s
+                if like.shape[0] > 0 and like[t] >= 0 and held[t] & 7 == 0:
+                    k = n_freed - 1
+                    while k >= 0 and like[freed[k]] != like[t]:
+                        k -= 1
+                    if k >= 0:
+                        r = freed[k]
+                        n_freed -= 1
+                        for i in range(k, n_freed):
+                            freed[i] = freed[i + 1]
+            if r < 0:
+                r = t
+            buffer[t] = r
+            dead[r] = s + 1
+            if reuse:
+                uses[r] = reads[t] + (held[t] >> 2)
+        if like.shape[0] > 0:
+            # uses below 0: it is on the list
+            for e in range(start, end):
+                r = buffer[in_idx[e]]
+                if uses[r] == 0 and held[r] & 7 == 0:
+                    uses[r] = -1
+                    freed[n_freed] = r
+                    n_freed += 1
+            for t in range(written, out_ptr[op + 1]):
+                r = buffer[t]
+                if uses[r] == 0 and held[r] & 7 == 0:
+                    uses[r] = -1
+                    freed[n_freed] = r
+                    n_freed += 1
     for t in range(held.shape[0]):
         r = buffer[t]
         if r != t or held[t] & 1:
@@ -162,11 +209,13 @@ def least_needs(
             r = buffer[x]
             if mode >= 2 and nbytes[x] == nbytes[out_ptr[op]]:
                 reusable = True
+            if mode < 0 and (nbytes[x] == nbytes[out_ptr[op]] or (~mode & 1 and nbytes[x] > nbytes[out_ptr[op]])):
+                reusable = True
             if seen[r] < op:
                 seen[r] = op
                 if held[r] & 1 == 0:
                     need += nbytes[r]
-        if mode == 0 or (mode >= 2 and not reusable):
+        if mode != 1 and not reusable:
             for t in range(out_ptr[op], out_ptr[op + 1]):
                 if held[t] & 1 == 0 and seen[t] < op:
                     need += nbytes[t]

@@ -160,7 +160,7 @@ def profiles(as_json: bool) -> None:
     from cnnlive.report.text import open_console, plain_table, show
 
     console = open_console()
-    heads = [("rule", "l"), *((name, "l") for name in PROFILES), ("meaning", "l")]
+    heads = [("profile", "l"), ("rule", "l"), ("meaning", "l"), ("value", "l")]
     show(console, plain_table(heads, profile_rows(PROFILES.values())))
     click.echo()
     show(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from cnnlive._types import I64, dtype_name
 from cnnlive.errors import AttributeValueError, DTypeError, SpaceError, close_names
 from cnnlive.lowered import check_batch
-from cnnlive.plan.inference import read_rules
+from cnnlive.plan.inference import plain_rules
 from cnnlive.plan.optimizers import Optimizer, read_optimizer
 from cnnlive.plan.training import DEVICES, PRECISIONS
 from cnnlive.profiles import Inplace, Profile
@@ -132,7 +132,7 @@ def read_setting(
     ShapeError, DTypeError, UnknownProfileError, GraphError, AttributeValueError
         For a batch, type, profile, precision, device or convention that does not exist; says what is allowed.
     """
-    rules = read_rules(profile, fuse, inplace)
+    rules = plain_rules(profile, fuse, inplace)
     if isinstance(dtype, Mapping):
         raise DTypeError("dtype is one type for a whole batch or space; types by name are of one graph's plan")
     if precision is not None and precision not in PRECISIONS:

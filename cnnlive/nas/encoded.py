@@ -23,7 +23,7 @@ from cnnlive.graph import Graph
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import METRICS, Gene, Metric, SearchSpace, Setting, read_metrics, read_setting
 from cnnlive.nas.search import Best
-from cnnlive.plan.inference import read_rules
+from cnnlive.plan.inference import plain_rules
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -631,7 +631,7 @@ def _evaluate(
     step = max(1, min(_NODES // encoder.nodes, len(packed)))
     scratch, room = encoder.room(step)
     found = [np.empty(len(packed), np.int64) for _ in metrics]
-    rules = read_rules(options.get("profile", "ideal"), options.get("fuse"), options.get("inplace"))
+    rules = plain_rules(options.get("profile", "ideal"), options.get("fuse"), options.get("inplace"))
     trained = [m for m in metrics if m.partition(":")[0] in _TRAINING]
     others = [m for m in metrics if m not in trained]
     # Fusion is of inference alone, and done here: the batch is told of a runtime that does not fuse.

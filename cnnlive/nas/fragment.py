@@ -49,6 +49,9 @@ __all__ = [
 #: What stands for "no such peak".
 NONE: Final = -(1 << 62)
 
+# No dead buffer is used again.
+_NOTHING_ALIKE: Final = column([])
+
 
 class Place(NamedTuple):
     """A tensor at a boundary, as the builder of the next slot sees it."""
@@ -439,10 +442,11 @@ class Inference(Part):
         for t, again in zip(net.outputs.tolist(), read_again, strict=True):
             held[t] |= 4 * again
         n_tensors = net.n_tensors
-        buffer, uses, born, dead = (np.zeros(n_tensors, np.int64) for _ in range(4))
+        buffer, uses, born, dead, inside, freed = (np.zeros(n_tensors, np.int64) for _ in range(6))
         in_ptr, in_idx, reads = net.held_reads() if rules.frames else (net.in_ptr, net.in_idx, net.reads)
         live_ranges(column(np.arange(net.n_ops)), in_ptr, in_idx, net.out_ptr, share, reads, frozen(held),
-                    frozen(nbytes), rules.inplace == "dead", buffer, uses, born, dead)  # fmt: skip
+                    frozen(nbytes), rules.inplace == "dead", _NOTHING_ALIKE, buffer, uses, born, dead, inside,
+                    freed)  # fmt: skip
         return nbytes, frozen(buffer), frozen(born), frozen(dead)
 
 

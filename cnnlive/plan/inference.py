@@ -9,16 +9,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cnnlive._kernels.liveness import first_violation, least_needs, live_at, live_ranges, peak_of
-from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Columns, Shape, dtype_name, frozen
+from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Columns, Shape, column, dtype_name, frozen
 from cnnlive.errors import DTypeError, GraphError, OrderError, close_names
 from cnnlive.graph import Graph
-from cnnlive.lowered import OVERWRITES, VIEW, Lowered, Sizes, check_batch, lower
+from cnnlive.lowered import VIEW, Lowered, Sizes, check_batch, lower
 from cnnlive.mixed import autocast as _autocast
-from cnnlive.profiles import INPLACE, Inplace, Profile, profile_of
+from cnnlive.ops import OPERATORS
+from cnnlive.profiles import INPLACE, Inplace, Profile, Takeover, profile_of
 from cnnlive.units import format_bytes
 
-__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "eager_scratch", "held_table", "plan_inference", "read_rules",
-           "share_table", "shares_of", "stored_bytes"]  # fmt: skip
+__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "eager_scratch", "held_table", "plain_rules", "plan_inference",
+           "read_rules", "share_table", "shares_of", "stored_bytes", "workspace_bytes"]  # fmt: skip
 
 
 class LiveBuffer(NamedTuple):
@@ -61,6 +62,11 @@ class _Lives(Columns):
     buffer: I64
     born: I64
     dead: I64
+    # A buffer that shrinks when a smaller tensor is written into it is one for the arena, and in the columns above;
+    # here each of its sizes is a part by itself, named by the tensor that is written. Else the same arrays.
+    part: I64
+    part_born: I64
+    part_dead: I64
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -142,8 +148,8 @@ class InferencePlan(Columns):
         """
         self._op_at(step)
         found = np.empty(self.network.n_tensors, np.int64)
-        n = live_at(self._lives.born, self._lives.dead, step, found)
-        return tuple(sorted(map(self._buffer, found[:n].tolist()), key=lambda b: -b.nbytes))
+        n = live_at(self._lives.part_born, self._lives.part_dead, step, found)
+        return tuple(sorted(map(self._part, found[:n].tolist()), key=lambda b: -b.nbytes))
 
     def reads_at(self, step: int) -> tuple[LiveBuffer, ...]:
         """Return the buffers that the op of a step reads, each once, in the order of its inputs.
@@ -173,24 +179,31 @@ class InferencePlan(Columns):
         return int(self.order[step])
 
     def _buffers(self, tensors: I64) -> tuple[LiveBuffer, ...]:
-        """Return the buffers behind tensors, each once; stored parameters are weights and have none."""
-        found = dict.fromkeys(self._lives.buffer[tensors].tolist())
-        return tuple(self._buffer(b) for b in found if self.network.kind[b] != 2)
+        """Return the buffers behind tensors, each once; what is not counted (stored parameters) has none."""
+        found = dict.fromkeys(self._lives.part[tensors].tolist())
+        return tuple(self._part(b) for b in found if not self._lives.held[b] & 1)
 
-    def _buffer(self, tensor: int) -> LiveBuffer:
+    def _part(self, tensor: int) -> LiveBuffer:
+        return self._buffer(tensor, self._lives.part_born, self._lives.part_dead)
+
+    def _buffer(self, tensor: int, born: I64, dead: I64) -> LiveBuffer:
         return LiveBuffer(
             self.network.tensor_name(tensor),
             int(self._nbytes[tensor]),
-            int(self._lives.born[tensor]),
-            int(self._lives.dead[tensor]),
+            int(born[tensor]),
+            int(dead[tensor]),
             self.network.shape(tensor, self._sizes),
             DTYPES[self._dtypes[tensor]],
         )
 
     @property
     def buffers(self) -> tuple[LiveBuffer, ...]:
-        """Every buffer in the order of its first writer: what an arena planner needs."""
-        return tuple(self._buffer(t) for t in np.flatnonzero(self._lives.born < self._lives.dead).tolist())
+        """Every buffer in the order of its first writer: what an arena planner needs.
+
+        One that shrinks (a profile whose ops write smaller outputs into their inputs) is here once, at its first size.
+        """
+        born, dead = self._lives.born, self._lives.dead
+        return tuple(self._buffer(t, born, dead) for t in np.flatnonzero(born < dead).tolist())
 
     @property
     def buffer_of(self) -> dict[str, str]:
@@ -209,19 +222,24 @@ class InferencePlan(Columns):
         return self._buffers(np.flatnonzero(self.network.is_output == 1))
 
     @property
+    def workspace_bytes(self) -> int:
+        """Bytes that the profile's runtime keeps for its kernels all the time; in no other figure here."""
+        return workspace_bytes(self.network, self.profile, self._sizes)
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and matrix products at this batch."""
         return self.network.macs(self.batch)
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of the network's inputs."""
+        """Bytes of the network's inputs, whoever holds them."""
         return int(self._nbytes[self.network.kind == 1].sum())
 
     @property
     def output_bytes(self) -> int:
         """Bytes of the network's outputs; those that share a buffer count once."""
-        return int(self._nbytes[np.unique(self._lives.buffer[self.network.is_output == 1])].sum())
+        return int(self._nbytes[np.unique(self._lives.part[self.network.is_output == 1])].sum())
 
     @property
     def activation_bytes(self) -> int:
@@ -341,12 +359,12 @@ def plan_inference(
         sequence of names: they come first then. ``"best"`` is an order of :func:`cnnlive.plan_order`: of least peak,
         or where that is not proven, ``optimal`` is false.
     profile : str or Profile
-        The runtime's rules: ``"ideal"``, ``"torch"`` (eager) or ``"torch_fx"``.
+        The runtime's rules, such as ``"ideal"``, ``"torch"`` (eager) or ``"tflm"``; see ``cnnlive.PROFILES``.
     fuse : bool, optional
         Run convolution (or linear), batch normalisation and activation as one op. Default: as the profile.
     inplace : {"graph", "dead", "never"} or bool, optional
         Ops in place as the graph says, also wherever an elementwise op may, or never. True is ``"graph"``,
-        False ``"never"``. Default: as the profile.
+        False ``"never"``. Default: as the profile; if it is given, the profile's `takeover` does not hold.
     autocast : {"float16", "bfloat16"}, optional
         Mixed precision as PyTorch's autocast: the graph with its casts written out, see :func:`cnnlive.autocast`;
         parameters stay in 32 bits, and their casts are kept to the end beside them. `graph` is a Graph then.
@@ -363,7 +381,7 @@ def plan_inference(
     ShapeError
         If the batch is impossible for the net, or its tensors take 2**62 bytes together.
     DTypeError, UnknownProfileError, GraphError
-        For an unknown type, profile, or op in a mapping of types.
+        For an unknown type, profile, or op in a mapping of types; for a type that the profile does not have.
 
     Notes
     -----
@@ -384,7 +402,9 @@ def plan_inference(
     net = graph if isinstance(graph, Lowered) else lower(graph)
     rules = read_rules(profile, fuse, inplace)
     if rules.fuse:
-        net = net.fused()
+        net = net.fused((), rules.activations, rules.bases)
+    if rules.pad_ops:
+        net = net.padded()
     if type(batch) is not int or not 0 < batch < 1 << 62:
         batch = check_batch(batch)
     sizes = net.sizes_at(batch)
@@ -398,6 +418,8 @@ def plan_inference(
         uniform = asked.get("*")
         codes = _mixed(net, asked, rules)
         nbytes = frozen(sizes.numel * ITEMSIZES[codes])
+    if rules.dtypes:
+        _check_types(net, rules, net.dtypes(uniform) if codes is None else codes)
     if weight_dtype is not None:
         weight_dtype = dtype_name(weight_dtype)
     stored = uniform if weight_dtype is None else weight_dtype
@@ -410,7 +432,7 @@ def plan_inference(
         if order not in ("program", "best"):
             raise OrderError(f"order={order!r}; allowed: 'program', 'best' or a sequence of ops")
         if order == "program":
-            lives = _program_lives(net, rules, nbytes)
+            lives = _program_lives(net, rules, sizes, nbytes)
         elif rules.frames:
             raise OrderError(
                 f"the Python frames of profile {rules.name!r} are those of the program, and so is its order; "
@@ -419,8 +441,16 @@ def plan_inference(
         else:
             from cnnlive.plan.order import best_order  # noqa: PLC0415 - it plans by this function itself
 
-            found = best_order(net, *shares_of(net, rules), nbytes, scratch)
-            lives, proven = _lives(net, rules, nbytes, found.order), found.bound
+            share, held = _shares(net, rules, sizes, nbytes)
+            found = best_order(net, share, held, nbytes, scratch)
+            lives, proven = _lives(net, rules, sizes, nbytes, found.order), found.bound
+            if rules.reuses:
+                # The search knows nothing of dead buffers that are used again: its bound holds, its order may not do.
+                program = _program_lives(net, rules, sizes, nbytes)
+                live = np.empty(net.n_ops, np.int64)
+                lives = min(
+                    lives, program, key=lambda x: peak_of(x.order, nbytes, x.part_born, x.part_dead, scratch, live)[0]
+                )
     else:
         read = _read_order(net, order)
         if rules.frames and not np.array_equal(read, _program(net)):
@@ -429,11 +459,11 @@ def plan_inference(
                 f"the order moves {moved}, and the Python frames of profile {rules.name!r} are those of the program; "
                 "allowed with it: the program's order"
             )
-        lives = _lives(net, rules, nbytes, read)
+        lives = _lives(net, rules, sizes, nbytes, read)
     timeline = np.empty(net.n_ops, np.int64)
-    peak, step = peak_of(lives.order, nbytes, lives.born, lives.dead, scratch, timeline)
+    peak, step = peak_of(lives.order, nbytes, lives.part_born, lives.part_dead, scratch, timeline)
     seen = np.full(net.n_tensors, -1, np.int64)
-    bound = least_needs(net.in_ptr, net.in_idx, net.out_ptr, lives.share, lives.held, lives.buffer,
+    bound = least_needs(net.in_ptr, net.in_idx, net.out_ptr, lives.share, lives.held, lives.part,
                         nbytes, scratch, seen)  # fmt: skip
     peak, step, bound = int(peak), int(step), max(int(bound), proven)  # numpy scalars where nothing is compiled
     weight_bytes = parameter_bytes + buffer_bytes
@@ -476,12 +506,37 @@ def read_rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | boo
         mode = ("graph" if inplace else "never") if isinstance(inplace, bool) else inplace
         if mode not in INPLACE:
             raise GraphError(f"inplace={inplace!r}; allowed: 'graph', 'dead', 'never', True, False")
-        if mode != rules.inplace:
-            rules = replace(rules, inplace=mode)
+        if mode != rules.inplace or rules.takeover is not None:
+            rules = replace(rules, inplace=mode, takeover=None)
     if fuse is not None and fuse is not rules.fuse:
         if not isinstance(fuse, bool | np.bool_):
             raise GraphError(f"fuse={fuse!r}; allowed: True, False, None")
         rules = replace(rules, fuse=bool(fuse))
+    return rules
+
+
+# The rules that only plans of one network know, with the value that leaves them out.
+_OF_PLANS: Mapping[str, Any] = {
+    "takeover": None, "copies": (), "copies_at_ends": (), "activations": None, "bases": (), "pad_ops": False,
+    "counts_inputs": True, "reuses": False, "dtypes": (), "workspace": "",
+}  # fmt: skip
+
+
+def plain_rules(profile: str | Profile, fuse: bool | None, inplace: Inplace | bool | None) -> Profile:
+    """Do what :func:`read_rules` does for planners of many networks at once, which know fewer rules.
+
+    Raises
+    ------
+    UnknownProfileError, GraphError
+        As there, and for a profile with a rule that such planners do not know; names profile and rules.
+    """
+    rules = read_rules(profile, fuse, inplace)
+    strange = [name for name, without in _OF_PLANS.items() if getattr(rules, name) != without]
+    if strange:
+        raise GraphError(
+            f"profile {rules.name!r} has rules that batches and search spaces do not know: {', '.join(strange)}; "
+            "allowed there: profiles without them, such as 'ideal', 'torch' and 'torch_fx'"
+        )
     return rules
 
 
@@ -507,7 +562,7 @@ def stored_bytes(net: Lowered, dtype: str | None) -> tuple[int, int, int]:
 
 def _mixed(net: Lowered, dtype: Mapping[str, str], rules: Profile) -> I64:
     """Return the dtype code of every tensor under a mapping of op and tensor names to types."""
-    shares = (net.alias == VIEW) | ((net.alias == OVERWRITES) & (rules.inplace != "never"))
+    shares = shares_of(net, rules)[0] == 1
     built = net.dtypes(dtype.get("*"))
     codes = built.copy()
     number = {name: op for op, name in enumerate(net.op_names)}
@@ -551,14 +606,26 @@ def _output(net: Lowered, number: Mapping[str, int], name: object, rules: Profil
     return op, int(net.out_ptr[op]) + int(k)
 
 
-def _program_lives(net: Lowered, rules: Profile, nbytes: I64) -> _Lives:
+def _check_types(net: Lowered, rules: Profile, codes: I64) -> None:
+    """Refuse activations of types that the runtime does not have; what the network has as integers may stay."""
+    allowed = [DTYPE_CODE[d] for d in rules.dtypes]
+    wrong = np.flatnonzero((net.kind != 2) & IS_FLOATING[net.dtype] & ~np.isin(codes, allowed))
+    if len(wrong):
+        t = int(wrong[0])
+        raise DTypeError(
+            f"profile {rules.name!r} has no activations of type {DTYPES[codes[t]]}, which {net.tensor_name(t)} has; "
+            f"allowed: {', '.join(map(repr, rules.dtypes))} (dtype={rules.dtypes[0]!r})"
+        )
+
+
+def _program_lives(net: Lowered, rules: Profile, sizes: Sizes, nbytes: I64) -> _Lives:
     # Ops that take over what dies look at sizes, which change with the batch and the types; the rest do not.
     if _takes_over(net, rules):
-        return _lives(net, rules, nbytes, _program(net))
-    key = ("lives", rules.inplace, rules.keeps_inputs, rules.frames)
+        return _lives(net, rules, sizes, nbytes, _program(net))
+    key = ("lives", rules.frames, *_share_key(rules))
     lives = net._cache.get(key)
     if lives is None:
-        lives = net._cache[key] = _lives(net, rules, nbytes, _program(net))
+        lives = net._cache[key] = _lives(net, rules, sizes, nbytes, _program(net))
     return lives
 
 
@@ -567,35 +634,172 @@ def _program(net: Lowered) -> I64:
     return net._keep("program", np.arange(net.n_ops)) if order is None else order
 
 
-def _lives(net: Lowered, rules: Profile, nbytes: I64, order: I64) -> _Lives:
+_NOTHING_ALIKE = column([])
+
+
+def _lives(net: Lowered, rules: Profile, sizes: Sizes, nbytes: I64, order: I64) -> _Lives:
     n = net.n_tensors
-    share, held = shares_of(net, rules)
-    buffer, uses, born, dead = (np.zeros(n, np.int64) for _ in range(4))
+    share, held = _shares(net, rules, sizes, nbytes)
+    buffer, uses, born, dead, inside, freed = (np.zeros(n, np.int64) for _ in range(6))
     in_ptr, in_idx, reads = net.held_reads() if rules.frames else (net.in_ptr, net.in_idx, net.reads)
-    live_ranges(order, in_ptr, in_idx, net.out_ptr, share, reads, held, nbytes,
-                _takes_over(net, rules), buffer, uses, born, dead)  # fmt: skip
-    return _Lives(order, share, held, frozen(buffer), frozen(born), frozen(dead))
+    like = _alike(sizes, nbytes) if rules.reuses else _NOTHING_ALIKE
+    live_ranges(order, in_ptr, in_idx, net.out_ptr, share, reads, held, nbytes, _takes_over(net, rules), like, buffer,
+                uses, born, dead, inside, freed)  # fmt: skip
+    columns = (frozen(buffer), frozen(born), frozen(dead))
+    if rules.takeover is None or rules.takeover.fits != "smaller" or not (inside >= 0).any():
+        return _Lives(order, share, held, *columns, *columns)
+    # A part in another buffer comes after it in the order, and lives on where that ends.
+    whole = np.arange(n)
+    first, last = born.copy(), dead.copy()
+    for t in sorted(np.flatnonzero(inside >= 0).tolist(), key=born.__getitem__):
+        whole[t] = whole[inside[t]]
+        last[whole[t]] = max(last[whole[t]], dead[t])
+        first[t] = last[t] = 0
+    return _Lives(order, share, held, frozen(whole[buffer]), frozen(first), frozen(last), *columns)
 
 
-def shares_of(net: Lowered, rules: Profile) -> tuple[I64, I64]:
-    """Return what each op does with its inputs' bytes, and how each tensor is held, under a profile."""
-    key = ("share", rules.inplace, rules.keeps_inputs)
+def _alike(sizes: Sizes, nbytes: I64) -> I64:
+    """Give tensors of one shape and size one number; -1: without dimensions."""
+    _, like = np.unique(np.column_stack([sizes.rank, sizes.dims, nbytes]), axis=0, return_inverse=True)
+    return column(np.where(sizes.rank == 0, -1, like.reshape(-1)))
+
+
+def _share_key(rules: Profile) -> tuple[Any, ...]:
+    key = (rules.inplace, rules.keeps_inputs)
+    if rules.takeover is None and not rules.copies and not rules.copies_at_ends and rules.counts_inputs:
+        return key
+    return (*key, rules.takeover, rules.copies, rules.copies_at_ends, rules.counts_inputs)
+
+
+def shares_of(net: Lowered, rules: Profile, sizes: Sizes | None = None) -> tuple[I64, I64]:
+    """Return what each op does with its inputs' bytes, and how each tensor is held, under a profile.
+
+    `sizes` are of the batch, default the network's own: ops may ask for inputs of their output's shape.
+    """
+    key = ("share", *_share_key(rules))
+    if rules.takeover is not None and rules.takeover.fits == "shape" and sizes is not None and sizes is not net.sizes:
+        key = (*key, sizes.dims.tobytes())
     found = net._cache.get(key)
     if found is None:
-        shares = np.where(net.alias < 0, 0 if rules.inplace == "never" else 1 - net.alias,
-                          share_table(rules)[np.maximum(net.alias, 0)])  # fmt: skip
+        if rules.takeover is None and not rules.copies and not rules.copies_at_ends:
+            shares = np.where(net.alias < 0, 0 if rules.inplace == "never" else 1 - net.alias,
+                              share_table(rules)[np.maximum(net.alias, 0)])  # fmt: skip
+        else:
+            shares = _shares_by_rule(net, rules, sizes or net.sizes)
         held = held_table(rules)[net.kind]
         found = net._cache[key] = (frozen(shares), frozen(held | (net.is_output * 4)))
     return found
 
 
+def _shares(net: Lowered, rules: Profile, sizes: Sizes, nbytes: I64) -> tuple[I64, I64]:
+    """Do what :func:`shares_of` does, and leave out what is too small."""
+    share, held = shares_of(net, rules, sizes)
+    if rules.takeover is not None and rules.takeover.over:
+        share = frozen(np.where((share < 0) & (nbytes[net.out_ptr[:-1]] <= rules.takeover.over), 0, share))
+    return share, held
+
+
+def _shares_by_rule(net: Lowered, rules: Profile, sizes: Sizes) -> I64:
+    """Return codes of `share` for a profile whose runtime copies views, or says itself what it takes over."""
+    share = np.zeros(net.n_ops, np.int64)
+    takeover, never = rules.takeover, rules.inplace == "never"
+    table = share_table(rules)
+    in_ptr, in_idx, out_ptr, kind = net.in_ptr.tolist(), net.in_idx.tolist(), net.out_ptr.tolist(), net.kind.tolist()
+    alias = net.alias.tolist()
+    # An output of the network is one also through ops that vanish, such as dropout.
+    ends = net.is_output.tolist()
+    vanishing = set(rules.copies).union(rules.copies_at_ends)
+    for op in range(net.n_ops - 1, -1, -1):
+        if alias[op] == VIEW and net.op_kinds[op] not in vanishing:
+            x = in_idx[in_ptr[op]]
+            ends[x] |= max(ends[out_ptr[op] : out_ptr[op + 1]])
+    root = list(range(net.n_tensors))
+    for op, name in enumerate(net.op_kinds):
+        if alias[op] < 0:
+            share[op] = 0 if never else 1 - alias[op]
+        elif alias[op] != VIEW:
+            share[op] = table[alias[op]] if takeover is None else 0
+        elif name not in rules.copies:
+            x, written = in_idx[in_ptr[op]], range(out_ptr[op], out_ptr[op + 1])
+            at_end = kind[root[x]] == 1 or any(ends[t] for t in written)
+            if name not in rules.copies_at_ends or not at_end:
+                share[op] = 1
+                for t in written:
+                    root[t] = root[x]
+    if takeover is None:
+        return share
+    # Reads of the bytes of a tensor, not counting by what looks at them.
+    readers = [0] * net.n_tensors
+    for op in np.flatnonzero(share != 1).tolist():
+        for x in in_idx[in_ptr[op] : in_ptr[op + 1]]:
+            readers[root[x]] += 1
+    for op in np.flatnonzero((share == 0) & (net.alias >= 0) & (net.alias != VIEW)).tolist():
+        reads, t = in_idx[in_ptr[op] : in_ptr[op + 1]], out_ptr[op]
+        roots = [root[x] for x in reads]
+        if out_ptr[op + 1] != t + 1 or (ends[t] and not takeover.to_outputs):
+            continue
+        bits = 0
+        for i in _may_take(net, op, takeover):
+            if i >= len(reads) or roots.count(roots[i]) > 1:
+                continue
+            x, r = reads[i], roots[i]
+            if (
+                kind[r] != 2
+                and (kind[r] != 1 or takeover.from_inputs)
+                and (not takeover.alone or (readers[r] == 1 and net.reads[x] == 1 and net.reads[r] == 1))
+                and (takeover.fits != "shape" or net.shape(x, sizes) == net.shape(t, sizes))
+            ):
+                bits |= 2 << i
+        if bits:
+            share[op] = ~(bits | (takeover.fits == "smaller"))
+    return share
+
+
+def _may_take(net: Lowered, op: int, takeover: Takeover) -> tuple[int, ...]:
+    """Return the inputs that the kernel of an op may write into, if they die."""
+    name = net.op_kinds[op]
+    if takeover.ops is None:
+        return OPERATORS[name].overwrites if name in OPERATORS else ()
+    by_name = dict(takeover.ops)
+    if "depthwise" in by_name and name in ("conv1d", "conv2d", "conv3d"):
+        columns = net.attr[net.attr_ptr[op] :]
+        channels = net.sizes.dims[net.in_idx[net.in_ptr[op]], 1]
+        if columns[1] == columns[2] == channels > 1:  # channels out, groups
+            return by_name["depthwise"]
+    return by_name.get(name, ())
+
+
 def _takes_over(net: Lowered, rules: Profile) -> bool:
-    """Whether any op may write into an input that dies there."""
-    key = ("takes over", rules.inplace)
+    """Whether any op may write into an input that dies there, or into a buffer that is dead."""
+    key = ("takes over", rules.reuses, *_share_key(rules))
     found: bool | None = net._cache.get(key)
     if found is None:
-        found = net._cache[key] = bool((shares_of(net, rules)[0] > 1).any())
+        share = shares_of(net, rules)[0]
+        # Shapes may be equal at some batches only.
+        by_shape = rules.takeover is not None and rules.takeover.fits == "shape"
+        found = net._cache[key] = rules.reuses or by_shape or bool(((share > 1) | (share < 0)).any())
     return found
+
+
+def workspace_bytes(net: Lowered, rules: Profile, sizes: Sizes) -> int:
+    """Bytes that a runtime keeps beside activations for the whole run, by the rule that its profile names."""
+    if not rules.workspace:
+        return 0
+    # TinyEngine, code_generator/operators/{conv2d,depthwiseConv2d}.py: two columns of im2col in 16 bits, or two padded
+    # planes of a depthwise convolution in place; a kernel in 16 bits unless it is 1 x 1. The largest of each stays.
+    im2col = kernel = 0
+    for op, name in enumerate(net.op_kinds):
+        if name != "conv2d":
+            continue
+        columns = net.attr[net.attr_ptr[op] : net.attr_ptr[op + 1]].tolist()
+        dims = sizes.dims[net.in_idx[net.in_ptr[op]]].tolist()
+        (h, up, down), (w, left, right) = ((columns[i], columns[i + 2], columns[i + 3]) for i in (5, 11))
+        if columns[1] == columns[2] == dims[1] > 1:
+            im2col = max(im2col, 2 * (dims[2] + up + down) * (dims[3] + left + right))
+        else:
+            im2col = max(im2col, 4 * h * w * dims[1])
+            kernel = max(kernel, 2 * h * w * dims[1] * columns[1] if h > 1 else 0)
+    return int(im2col + kernel)
 
 
 def share_table(rules: Profile) -> I64:
@@ -607,7 +811,7 @@ def share_table(rules: Profile) -> I64:
 
 def held_table(rules: Profile) -> I64:
     """Return how a tensor that is no output is held, by its kind: activation, network input, stored parameter."""
-    return np.array([0, 6 if rules.keeps_inputs else 2, 1], np.int64)
+    return np.array([0, (6 if rules.keeps_inputs else 2) if rules.counts_inputs else 1, 1], np.int64)
 
 
 def _read_order(net: Lowered, order: Sequence[int] | Sequence[str]) -> I64:
