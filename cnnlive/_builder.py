@@ -1128,6 +1128,21 @@ class Builder:
         """Make a tensor at run time; `like` gives it as many rows as that has."""
         return self._one("fill", *(() if like is None else (like,)), shape=shape, dtype=dtype, name=name)
 
+    def opaque(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor],
+        shapes: Sequence[Sequence[int]],
+        dtype: Sequence[str],
+        *,
+        name: str | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Add an op of which only the shapes and types of its outputs are known, one type for each shape.
+
+        It counts no multiply-accumulates; in training it is taken to keep its inputs for backward.
+        """
+        return self._all("opaque", *inputs, kind=kind, shapes=shapes, dtype=dtype, name=name)
+
     def identity(self, x: Tensor, *, name: str | None = None) -> Tensor:
         """Hand the input on."""
         return self._one("identity", x, name=name)

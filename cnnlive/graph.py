@@ -28,7 +28,9 @@ __all__ = ["FORMAT", "Graph", "OwnedWeight", "Tensor"]
 
 FORMAT: Final = "cnnlive-graph-1"
 _MAX_ELEMENTS: Final = 2**62
-_BESIDES: Final = ("op", "scope", "tied", "frozen", "until")  # what a node carries beside the operator's parameters
+# What a node carries beside the operator's parameters. "tflm" is what TensorFlow Lite Micro's planner is told of an op
+# that was read from a file, see docs/tflite.md.
+_BESIDES: Final = ("op", "scope", "tied", "frozen", "until", "tflm")
 _CALL: Final = re.compile(r"@[0-9]+(?=\.|$)")  # the number of a repeated call
 _TRAINED: Final = ("weight", "bias")
 
@@ -425,6 +427,8 @@ class Graph(Builder):
             first = promote(tuple([t.dtype for t in inputs]))
         elif entry.dtype == "attribute":
             first = values["dtype"]
+            if isinstance(first, tuple):
+                return first
         else:
             first = "int64" if entry.dtype == "index" else inputs[0].dtype
         if n > 1 and entry.indices:
@@ -677,7 +681,7 @@ class Graph(Builder):
             if "op" not in data:
                 raise GraphError(f"node {n!r} has no attribute 'op'")
             op, scope, tied = data.pop("op"), data.pop("scope", ""), data.pop("tied", None)
-            frozen = data.pop("frozen", ())
+            frozen, told = data.pop("frozen", ()), data.pop("tflm", None)
             if "until" in data:
                 held.append((n, data.pop("until")))
             edges = [(u, e) for u, _, e in graph.in_edges(n, data=True)]
@@ -696,6 +700,8 @@ class Graph(Builder):
             if sorted(sources) != list(range(len(sources))):
                 raise GraphError(f"node {n!r} has edges with input={sorted(sources)}; allowed: 0 to {len(sources) - 1}")
             result._add(n, op, [sources[i] for i in range(len(sources))], data, scope, tied, frozen)
+            if told is not None:
+                result._nx.nodes[n]["tflm"] = told
         result._hold_all(held)
         for node, index in graph.graph.get("outputs", ()):
             if node not in result or not 0 <= index < len(result._shapes[node]):
@@ -714,6 +720,8 @@ class Graph(Builder):
                 row["frozen"] = list(data["frozen"])
             if "until" in data:
                 row["until"] = {str(output): last for output, last in data["until"].items()}
+            if "tflm" in data:
+                row["tflm"] = data["tflm"]
             row["attributes"] = self.attributes(name)
             ops.append(row)
         data = {
@@ -753,6 +761,8 @@ class Graph(Builder):
                     row.get("tied"),
                     row.get("frozen", ()),
                 )
+                if "tflm" in row:
+                    graph._nx.nodes[row["name"]]["tflm"] = row["tflm"]
             graph._hold_all((row["name"], row["until"]) for row in data["ops"] if "until" in row)
             for u, o in data.get("outputs", ()):
                 if u not in graph or not 0 <= o < len(graph._shapes[u]):

@@ -211,6 +211,8 @@ def test_every_builder_method_reaches_its_operator():
     assert [t.channels for t in g.split(x[2], 3)] == [3, 1]
     assert [t.channels for t in g.split(x[2], (1, 3))] == [1, 3]
     assert [t.channels for t in g.chunk(x[2], 3)] == [2, 2]
+    made = g.opaque("TOPK_V2", [x[2]], [(1, 4, 6, 3), (1, 4, 6, 3)], ["float32", "int32"])
+    assert [(t.shape, t.dtype) for t in made] == [((1, 4, 6, 3), "float32"), ((1, 4, 6, 3), "int32")]
     assert g.slice(x[2], 1, 1).channels == 3
     assert g.pad(x[2], (1, 1)).shape[3] == 8
     assert g.reshape(x[2], (1, -1)).shape == g.flatten(x[2]).shape == (1, 144)

@@ -310,6 +310,17 @@ def text(*allowed: str) -> Callable[[Any], str]:
     return read
 
 
+def listed(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """Read a sequence of what `read` reads, as a tuple."""
+
+    def read_all(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("a list of one or more")
+        return tuple(read(v) for v in value)
+
+    return read_all
+
+
 def dtype(value: Any) -> str:
     """Read a data type."""
     return dtype_name(value)

@@ -751,6 +751,20 @@ register(Operator(
     name="fill", summary="A tensor made at run time: zeros, a range, noise; with an input, as many rows as that has.",
     attributes={"shape": _a(REQUIRED, read.integers(1), "ints"), "dtype": _DTYPE}, inputs=(0, 1), shape=_filled,
     dtype="attribute", gradient="none"))  # fmt: skip
+
+
+def _literal(_shapes: Sequence[Shape], a: Attrs) -> tuple[Shape, ...]:
+    if len(a["shapes"]) != len(a["dtype"]):
+        raise ShapeError(f"{len(a['shapes'])} shapes and {len(a['dtype'])} types; allowed: one type for each shape")
+    return tuple(a["shapes"])
+
+
+register(Operator(
+    name="opaque", summary="Whatever the file it was read from calls `kind`; its outputs are literal.",
+    attributes={"kind": _a(REQUIRED, read.free_text, "str"),
+                "shapes": _a(REQUIRED, read.listed(read.integers(1)), "shapes"),
+                "dtype": _a(REQUIRED, read.listed(read.dtype), "dtypes")},
+    shape=_literal, inputs=(0, None), dtype="attribute", saves=("input",)))  # fmt: skip
 register(Operator(
     name="input", summary="An input of the network; the first dimension is the batch.",
     attributes={"shape": _a(REQUIRED, read.integers(1), "ints"), "dtype": _DTYPE},
