@@ -18,6 +18,7 @@ from cnnlive.ops import operator
 
 if TYPE_CHECKING:
     from cnnlive.graph import Graph, Tensor
+    from cnnlive.profiles import Profile
 
 __all__ = ["VerificationError", "check_arena", "check_inference", "check_order", "check_shared_objects"]
 
@@ -71,7 +72,7 @@ def check_inference(graph: Graph, plan: Any) -> None:
     they were written for it; outputs have to be intact at the end; an op may share bytes only where the
     operator table and the profile let it, and never those of a stored parameter; under a profile with ``frames`` the
     order has to be the program's and what Python holds has to be alive and intact as long; the timeline has to be
-    the sum of the buffers alive plus scratch, and the peak its maximum.
+    the sum of the buffers alive plus scratch, of those that shrink their size then, and the peak its maximum.
 
     Parameters
     ----------
@@ -89,6 +90,8 @@ def check_inference(graph: Graph, plan: Any) -> None:
     """
     if plan.profile.fuse:
         raise VerificationError("a fused plan is of another graph; check the plan made without fusion")
+    if plan.network.n_ops != len(graph):
+        raise VerificationError("a plan with pads as ops is of another graph; check the plan made without pad_ops")
     names = graph.nodes()
     order = [names[op] for op in plan.order.tolist()]
     check_order(graph, order)
@@ -127,6 +130,64 @@ def _held(graph: Graph) -> dict[str, int]:
     return held
 
 
+class _Looks:
+    """Which ops of a graph are views under a profile, and which inputs they may write into."""
+
+    def __init__(self, graph: Graph, profile: Profile) -> None:
+        self.graph, self.profile = graph, profile
+        inputs = {t.name for t in graph.inputs}
+        read_by: dict[str, list[str]] = {}
+        for n in graph.nodes():
+            for x in graph.inputs_of(n):
+                read_by.setdefault(x.name, []).append(n)
+        looking = [n for n in graph.nodes() if operator(graph.op_of(n)).alias == "view"]
+        fixed = (*profile.copies, *profile.copies_at_ends)
+        vanish = {n for n in looking if graph.op_of(n) not in fixed}
+        # Outputs of the network, and what is one through ops that vanish.
+        outputs = {t.name for t in graph.outputs}
+        for n in reversed(graph.nodes()):
+            if n in vanish and any(t.name in outputs for t in graph.tensors_of(n)):
+                outputs.add(graph.inputs_of(n)[0].name)
+        self.ends, self.outputs, self.inputs = inputs | outputs, outputs, inputs
+        self.views: set[str] = set()
+        self.root: dict[str, str] = {}
+        for n in graph.nodes():
+            root = [self.root[x.name] for x in graph.inputs_of(n)]
+            at_end = n in looking and (root[0] in inputs or any(t.name in outputs for t in graph.tensors_of(n)))
+            if n in vanish or (n in looking and graph.op_of(n) in profile.copies_at_ends and not at_end):
+                self.views.add(n)
+            for t in graph.tensors_of(n):
+                self.root[t.name] = root[0] if n in self.views else t.name
+        self.read_by = read_by
+        self.readers: dict[str, int] = {}
+        for n in graph.nodes():
+            if n not in self.views:
+                for x in graph.inputs_of(n):
+                    self.readers[self.root[x.name]] = self.readers.get(self.root[x.name], 0) + 1
+
+    def may_take(self, t: Tensor, reads: Sequence[Tensor], i: int) -> bool:
+        """Whether an op may write into its input `i` under the profile's takeover, if nobody else wants that."""
+        rule, op, x = self.profile.takeover, self.graph.op_of(t.node), reads[i]
+        assert rule is not None
+        roots = [self.root[r.name] for r in reads]
+        kinds = {op: operator(op).overwrites} if rule.ops is None else dict(rule.ops)
+        which = kinds.get(op, ())
+        if op in ("conv1d", "conv2d", "conv3d"):
+            a = self.graph.attributes(t.node)
+            if a["groups"] == a["out_channels"] == reads[0].shape[1] > 1:
+                which = kinds.get("depthwise", which)
+        alone = len(self.read_by[x.name]) == len(self.read_by[roots[i]]) == self.readers[roots[i]] == 1
+        return (
+            i in which
+            and len(self.graph.tensors_of(t.node)) == 1
+            and roots.count(roots[i]) == 1
+            and (rule.from_inputs or roots[i] not in self.inputs)
+            and (rule.to_outputs or t.name not in self.outputs)
+            and (alone or not rule.alone)
+            and (rule.fits != "shape" or x.shape == t.shape)
+        )
+
+
 class _Run:
     """The table of buffers while a plan is run: which tensors are intact, and where they lie."""
 
@@ -135,10 +196,14 @@ class _Run:
         self.buffers = {b.name: b for b in plan.buffers}
         self.home: dict[str, str] = plan.buffer_of
         self.stored = {n for n in graph.nodes() if graph.op_of(n) == "parameter"}
+        self.foreign = self.stored if self.profile.counts_inputs else self.stored | {t.name for t in graph.inputs}
         self.kept = {t.name for t in graph.inputs} if plan.profile.keeps_inputs else set()
         self.valid: dict[str, _Region] = {}
         self.written: set[str] = set()
         self.held = _held(graph) if plan.profile.frames else {}
+        # Sizes of a buffer from steps on; only those change that a smaller tensor is written into.
+        self.sizes: dict[str, list[tuple[int, int]]] = {}
+        self.looks = _Looks(graph, plan.profile)
 
     def check_readable(self, who: str, step: int, t: Tensor) -> None:
         """Check that a tensor is intact and its buffer alive."""
@@ -147,7 +212,7 @@ class _Run:
             raise VerificationError(
                 f"{who} reads {t.name} after its bytes were overwritten, or before they were written"
             )
-        if region.buffer in self.stored:
+        if region.buffer in self.foreign:
             return
         home = self.buffers[region.buffer]
         if not home.born <= step < home.dead:
@@ -159,42 +224,68 @@ class _Run:
         """Put a tensor where the plan says, if it may lie there; what it overwrites is no longer intact."""
         entry, home = operator(self.graph.op_of(t.node)), self.home[t.name]
         self.written.add(t.name)
-        asked = self.graph.attributes(t.node).get("inplace") and self.profile.inplace != "never"
+        takeover = self.profile.takeover
+        asked = self.graph.attributes(t.node).get("inplace") and self.profile.inplace != "never" and takeover is None
+        view = t.node in self.looks.views
         if home == t.name:
-            if entry.alias == "view" or asked:
+            if view or (asked and entry.alias != "view"):
                 raise VerificationError(f"{t.node} has to share the bytes of its input")
-            if t.node not in self.stored:
-                buffer = self.buffers[home]
-                size = math.prod(t.shape) * ITEMSIZE[buffer.dtype]
+            if t.node not in self.foreign:
+                buffer, size = self.buffers[home], self.size(t)
                 if buffer.nbytes != size or not buffer.born <= step < buffer.dead:
                     raise VerificationError(f"the buffer {home} is of the wrong size or not alive at step {step}")
+                self.sizes[home] = [(buffer.born, size)]
             self.valid[t.name] = _Region(home, ())
             return
-        if entry.alias == "view":
+        if view:
             source = self.valid[reads[0].name]
             piece = ((t.node, t.output),) if len(self.graph.tensors_of(t.node)) > 1 else ()
             if source.buffer != home:
                 raise VerificationError(f"{t.name} lies in {home}, but the bytes it looks at in {source.buffer}")
             self.valid[t.name] = _Region(home, source.pieces + piece)
             return
-        allowed = (0,) if asked else entry.overwrites if self.profile.inplace == "dead" else ()
-        if home in self.stored or (home in self.kept and not asked):
-            allowed = ()
+        if home in self.stored or (home in self.kept | self.foreign and not asked):
+            allowed: Sequence[int] = ()
+        elif takeover is not None:
+            allowed = [i for i in range(len(reads)) if self.looks.may_take(t, reads, i)]
+        else:
+            allowed = (0,) if asked else entry.overwrites if self.profile.inplace == "dead" else ()
         taken = [r for i, r in enumerate(reads) if i in allowed and self.valid[r.name].buffer == home]
-        if not taken:
+        if not taken and not self.may_use_again(t, home):
             raise VerificationError(f"{t.node} may not take over the bytes of {home}")
         others = self.written - {t.name}
         if not asked and any(self.held.get(n, 0) > step and self.home[n] == home for n in others):
             raise VerificationError(f"{t.node} takes over the bytes of {home}, which a Python frame still holds")
-        region = self.valid[taken[0].name]
+        region = self.valid[taken[0].name] if taken else _Region(home, ())
         self.valid = {name: r for name, r in self.valid.items() if not r.overlaps(region)}
         self.valid[t.name] = region
+        if takeover is not None and taken:
+            now, size = self.sizes[home][-1][1], self.size(t)
+            if size > now or (size < now and takeover.fits != "smaller"):
+                raise VerificationError(f"{t.node} writes {size} bytes into the {now} of {home}")
+            if size < now:
+                self.sizes[home].append((step + 1, size))
+
+    def size(self, t: Tensor) -> int:
+        """Bytes of a tensor; its type is that of the plan."""
+        if self.plan.dtype is None:
+            return math.prod(t.shape) * ITEMSIZE[t.dtype]
+        home = self.buffers.get(self.home[t.name])
+        own = self.buffers.get(t.name)
+        return math.prod(t.shape) * ITEMSIZE[own.dtype if own else home.dtype if home else t.dtype]
+
+    def may_use_again(self, t: Tensor, home: str) -> bool:
+        """Whether a tensor may lie in a buffer that is dead: of its shape, no input or output of the network."""
+        if not self.profile.reuses or home in self.looks.ends or t.name in self.looks.ends or not t.shape:
+            return False
+        first = next((x for n in self.graph.nodes() for x in self.graph.tensors_of(n) if x.name == home), None)
+        return first is not None and first.shape == t.shape and self.size(t) == self.buffers[home].nbytes
 
     def check_held(self) -> None:
         """Check that buffers live as long as Python holds what lies in them."""
         for name, step in self.held.items():
             home = self.home[name]
-            if home in self.stored:
+            if home in self.foreign:
                 continue
             if not self.buffers[home].born <= step < self.buffers[home].dead:
                 raise VerificationError(
@@ -219,7 +310,10 @@ class _Run:
         """Check every step's bytes and the peak against the buffers."""
         timeline = self.plan.timeline.tolist()
         for step, name in enumerate(order):
-            alive = sum(b.nbytes for b in self.buffers.values() if b.born <= step < b.dead)
+            alive = 0
+            for b in self.buffers.values():
+                if b.born <= step < b.dead:
+                    alive += [size for since, size in self.sizes.get(b.name, [(0, b.nbytes)]) if since <= step][-1]
             if self.profile.pool_indices:
                 alive += self.scratch(name)
             if alive != timeline[step]:

@@ -15,6 +15,7 @@ from cnnlive.graph import Graph
 from cnnlive.lowered import VIEW, Lowered, Sizes, check_batch, lower
 from cnnlive.mixed import autocast as _autocast
 from cnnlive.ops import OPERATORS
+from cnnlive.plan._tflm import from_a_file
 from cnnlive.profiles import INPLACE, Inplace, Profile, Takeover, profile_of
 from cnnlive.units import format_bytes
 
@@ -252,7 +253,7 @@ class InferencePlan(Columns):
         net, sizes = self.network, self._sizes
         counts = net.counts_at(self.batch)
         own = np.where(self._lives.buffer == np.arange(net.n_tensors), self._nbytes, 0)
-        own[net.kind == 2] = 0
+        own[self._lives.held & 1 == 1] = 0
         rows = []
         for step, op in enumerate(self.order.tolist()):
             written = range(int(net.out_ptr[op]), int(net.out_ptr[op + 1]))
@@ -401,6 +402,9 @@ def plan_inference(
         graph, weight_dtype = _autocast(graph, autocast), weight_dtype or "float32"  # type: ignore[arg-type]
     net = graph if isinstance(graph, Lowered) else lower(graph)
     rules = read_rules(profile, fuse, inplace)
+    if rules.pad_ops and fuse is None and from_a_file(net):
+        # A TFLite file has been through the converter: its ops are the ones that run.
+        rules = replace(rules, fuse=False, pad_ops=False)
     if rules.fuse:
         net = net.fused((), rules.activations, rules.bases)
     if rules.pad_ops:
