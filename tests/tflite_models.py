@@ -203,16 +203,57 @@ class Net:
     def cast(self, code, x, dtype, **more):
         return self.op(code, [x], [self.tensor(self.shape(x), dtype, **more)])
 
+    def shuffle(self):
+        """List the tensors in another order, as converters that sort by name do; the operators stay."""
+        order = self.rng.permutation(len(self.tensors)).tolist()
+        new = {old: i for i, old in enumerate(order)} | {-1: -1}
+        self.tensors = [self.tensors[old] for old in order]
+        self.ops = [(c, [new[i] for i in ins], [new[i] for i in outs], o, v) for c, ins, outs, o, v in self.ops]
+        self.inputs, self.outputs = [new[i] for i in self.inputs], [new[i] for i in self.outputs]
+        return self
+
+    def rows(self):
+        """Return bytes, first and last use of each tensor that lies in the arena, as the interpreter numbers uses.
+
+        Operators count from 1, inputs are there at 0, outputs stay; -1 is what no operator knows.
+        """
+        first = dict.fromkeys(self.inputs, 0)
+        last = dict(first)
+        for step, (_, ins, outs, _, _) in enumerate(self.ops, 1):
+            first |= dict.fromkeys(outs, step)
+            last |= dict.fromkeys([*ins, *outs], step)
+        last |= dict.fromkeys(self.outputs, len(self.ops))
+        return [
+            (
+                int(np.prod(t["shape"], dtype=np.int64)) * np.dtype(t["dtype"]).itemsize,
+                first.get(i, -1),
+                last.get(i, -1),
+            )
+            for i, t in enumerate(self.tensors)
+            if not t["buffer"] and not t["variable"]
+        ]
+
     # ------------------------------------------------------------------ the file
 
-    def write(self, version=3, identifier=b"TFL3", metadata=(), extra_subgraphs=0):
+    def write(self, version=3, identifier=b"TFL3", extra_subgraphs=0, outside=False):
+        """Return the file; with `outside` the data of constants lies behind the tables, as above 2 GB."""
+        if not outside:
+            return self._write(version, identifier, extra_subgraphs, None)
+        end = len(self._write(version, identifier, extra_subgraphs, 2))
+        return self._write(version, identifier, extra_subgraphs, end) + b"".join(self.buffers)
+
+    def _write(self, version, identifier, extra_subgraphs, outside):
         b = flatbuffers.Builder(1024)
         offsets = []
         for data in self.buffers:
-            blob = b.CreateByteVector(data) if data else None
+            blob = b.CreateByteVector(data) if data and outside is None else None
             tflite.BufferStart(b)
             if blob is not None:
                 tflite.BufferAddData(b, blob)
+            elif data:
+                tflite.BufferAddOffset(b, outside)
+                tflite.BufferAddSize(b, len(data))
+                outside += len(data)
             offsets.append(tflite.BufferEnd(b))
         buffers = vector(b, tflite.ModelStartBuffersVector, offsets)
         tensors = vector(b, tflite.SubGraphStartTensorsVector, [self._tensor(b, t) for t in self.tensors])
@@ -311,3 +352,142 @@ def vector(b, start, offsets):
     for o in reversed(offsets):
         b.PrependUOffsetTRelative(o)
     return b.EndVector()
+
+
+# ---------------------------------------------------------------------------------- nets
+
+
+def chain(n):
+    x = n.input((1, 12, 12, 3))
+    for c, s in ((8, 1), (16, 2), (16, 1), (24, 2)):
+        x = n.conv(x, c, s=s)
+    n.output(x)
+
+
+def residual(n):
+    x = n.conv(n.input((1, 16, 16, 3)), 8)
+    for c, s in ((8, 1), (16, 2)):
+        short = x if s == 1 else n.conv(x, c, 1, s, act=NONE)
+        x = n.binary("ADD", n.conv(n.conv(x, c, s=s), c, act=NONE), short, RELU)
+    x = n.reshape(n.pool(x, "AVERAGE", 8, 8), (1, 16))
+    n.output(n.softmax(n.dense(x, 10)))
+
+
+def inception(n):
+    x = n.conv(n.input((1, 14, 14, 3)), 16, padding=VALID)
+    for _ in range(2):
+        a, b, c = n.conv(x, 6, 1), n.conv(n.conv(x, 8, 1), 12), n.conv(n.conv(n.conv(x, 4, 1), 6), 8, (5, 1))
+        x = n.concat(a, b, c, n.conv(n.pool(x, "MAX", 3, 1, SAME), 7, 1))
+    n.output(n.reduce("MEAN", x, [1, 2], False))
+
+
+def separable(n):
+    x = n.conv(n.input((1, 24, 24, 1)), 8, s=2)
+    for c, s in ((16, 1), (32, 2), (32, 1)):
+        x = n.conv(n.depthwise(x, s=s), c, 1, act=RELU6)
+    x = n.pool(x, "AVERAGE", 6, 6)
+    n.output(n.softmax(n.dense(n.reshape(x, (1, 32)), 4)))
+
+
+def inverted_with_pads(n):
+    x = n.input((1, 20, 20, 4))
+    for s in (1, 2):
+        y = n.conv(x, 24, 1, act=RELU6)
+        y = n.pad(y, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        y = n.conv(n.depthwise(y, s=s, padding=VALID), 4, 1, act=NONE)
+        x = n.binary("ADD", x, y) if s == 1 else y
+    n.output(x)
+
+
+def pyramid(n):
+    x = n.conv(n.input((1, 16, 16, 3)), 6, s=2)
+    deep = n.conv(n.conv(x, 10, s=2), 10)
+    up = n.resize(n.conv(deep, 6, 1), (8, 8))
+    both = n.binary("ADD", x, up)
+    n.output(n.conv(deep, 5, act=NONE), n.logistic(n.conv(both, 5, act=NONE)), both)
+
+
+def decoder(n):
+    x = n.conv(n.input((1, 6, 6, 8)), 12)
+    a, b = n.split(n.transpose_conv(x, 8), 2)
+    y = n.concat(a, n.unary("RELU", b), axis=1)
+    n.output(n.transpose(n.strided_slice(y, [0, 0, 0, 0], [0, 0, 12, 4], [1, 2, 1, 1], BeginMask=15, EndMask=11),
+                         [0, 3, 1, 2]))  # fmt: skip
+
+
+def dense_net(n):
+    x = n.reshape(n.input((1, 10, 10, 2)), (1, 200))
+    for c in (64, 32, 64):
+        x = n.dense(x, c, RELU)
+    n.output(n.dense(x, 200))
+
+
+def two_inputs(n):
+    a, b = n.input((1, 8, 8, 3)), n.input((1, 4, 4, 3))
+    n.output(n.concat(n.conv(a, 5, s=2), n.conv(b, 5)), n.unary("RELU", b))
+
+
+def streaming(n):
+    x = n.input((1, 24))
+    wide = n.quantized()
+    for units in (12, 6):
+        feature = n.const((2 * units, n.shape(x)[1]), "int8" if wide else None, scale=WEIGHT_SCALE)
+        time = n.const((2 * units, 10), "int16" if wide else None, scale=WEIGHT_SCALE)
+        bias = n.const((units,), "int32" if wide else None, scale=WEIGHT_SCALE * WEIGHT_SCALE)
+        state = n.tensor((1, 20 * units), "int16" if wide else None, scale=WEIGHT_SCALE, variable=True)
+        x = n.op("SVDF", [x, feature, time, bias, state], [n.tensor((1, units))], "SVDFOptions", Rank=2,
+                 FusedActivationFunction=RELU)  # fmt: skip
+    n.output(n.softmax(n.dense(x, 3)))
+
+
+def mirrored(n):
+    x = n.input((1, 8, 8, 3))
+    y = n.op("MIRROR_PAD", [x, n.const((4, 2), "int32", [(0, 0), (2, 2), (1, 1), (0, 0)])],
+             [n.tensor((1, 12, 10, 3))], "MirrorPadOptions", Mode=0)  # fmt: skip
+    y = n.reduce("REDUCE_MAX", n.conv(y, 5), [2])
+    z = n.op("ADD_N", [y, y, y], [n.tensor(n.shape(y))])
+    n.output(n.reduce("SUM", z, [1]))
+
+
+NETS = (chain, residual, inception, separable, inverted_with_pads, pyramid, decoder, dense_net, two_inputs, streaming,
+        mirrored)  # fmt: skip
+
+
+def random_net(seed):
+    """Return a net of random topology: branches of all kinds, a few inputs and outputs, tensors in any order."""
+    rng = np.random.default_rng(seed)
+    n = Net(("float32", "int8")[seed % 2], seed)
+    live = [n.input((1, int(rng.integers(4, 13)), int(rng.integers(4, 13)), int(rng.integers(1, 9))))
+            for _ in range(rng.integers(1, 4))]  # fmt: skip
+    for _ in range(rng.integers(4, 25)):
+        x = live[rng.integers(len(live))]
+        _, h, w, c = n.shape(x)
+        alike = [t for t in live if n.shape(t) == n.shape(x)]
+        beside = [t for t in live if n.shape(t)[:3] == n.shape(x)[:3]]
+        k, s = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+        padding = SAME if min(h, w) < k else int(rng.integers(2))
+        match int(rng.integers(11)):
+            case 0 | 1:
+                y = n.conv(x, int(rng.integers(1, 17)), k, s, padding)
+            case 2:
+                y = n.depthwise(x, k, s, padding)
+            case 3:
+                y = n.pool(x, ("MAX", "AVERAGE")[rng.integers(2)], k, s, padding)
+            case 4 | 5:
+                y = n.binary(("ADD", "MUL")[rng.integers(2)], x, alike[rng.integers(len(alike))])
+            case 6:
+                y = n.concat(*[beside[rng.integers(len(beside))] for _ in range(rng.integers(2, 4))])
+            case 7:
+                y = n.pad(x, [(0, 0), *rng.integers(0, 3, (2, 2)).tolist(), (0, 0)])
+            case 8:
+                y = n.unary("RELU", x)
+            case 9:
+                y = n.reshape(n.reshape(x, (1, h * w * c)), (1, w, h, c))
+            case _:
+                parts = n.split(x, c) if 1 < c < 5 else (n.transpose(x, [0, 2, 1, 3]),)
+                live += parts[1:]
+                y = parts[0]
+        live.append(y)
+    made = [t for t in live if t not in n.inputs]
+    n.output(*{made[-1], *rng.choice(made, min(3, len(made))).tolist()})
+    return n.shuffle() if seed % 3 else n

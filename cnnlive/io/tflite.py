@@ -332,7 +332,7 @@ class _Reader:
         if not kept:
             raise ReadError("no output depends on an input")
         self.graph.output(*kept)
-        self.note_idle(inputs[0])
+        self.note_idle(inputs[0], [] if subgraph else [model.Subgraphs(k) for k in range(1, n)])
         return self.graph
 
     @staticmethod
@@ -426,13 +426,15 @@ class _Reader:
         if scratch:
             told["scratch"] = list(scratch)
 
-    def note_idle(self, node: int) -> None:
-        """Keep which tensors no op writes or reads, which TensorFlow Lite Micro places all the same."""
-        idle = [
-            [i.index, i.nbytes]
-            for i in self.infos
-            if i.nbytes and not i.constant and not i.variable and i.index not in self.values
-        ]
+    def note_idle(self, node: int, others: Sequence[Any]) -> None:
+        """Keep which tensors no op writes or reads, also in other subgraphs, which TensorFlow Lite Micro places too."""
+        infos = [i for i in self.infos if i.index not in self.values]
+        n = len(self.infos)
+        for part in others:
+            count = self.count(part.TensorsLength(), "tensors")
+            infos += [self.info(n + i, part.Tensors(i)) for i in range(count)]
+            n += count
+        idle = [[i.index, i.nbytes] for i in infos if i.nbytes and not i.constant and not i.variable]
         if idle:
             self.graph._nx.nodes[self.values[node].node]["tflm"]["idle"] = idle
 

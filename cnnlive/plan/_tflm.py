@@ -23,7 +23,7 @@ def from_a_file(net: Lowered) -> bool:
     return found
 
 
-def as_told(plan: InferencePlan, alignment: int = 1) -> Buffers:
+def as_told(plan: InferencePlan, alignment: int, pads: bool) -> Buffers:
     """Return the buffers of a plan in the order in which TensorFlow Lite Micro lists them.
 
     Tensors come in the order of the file, which decides between buffers of one size; then what the kernels request
@@ -34,8 +34,8 @@ def as_told(plan: InferencePlan, alignment: int = 1) -> Buffers:
     ----------
     plan : InferencePlan
         Of a network that was read from a file, at the file's batch: requests of kernels do not follow another.
-    alignment : int
-        Bytes; that of each buffer.
+    alignment, pads : int, bool
+        Bytes that offsets are multiples of; whether sizes are rounded up to it.
 
     Notes
     -----
@@ -55,6 +55,6 @@ def as_told(plan: InferencePlan, alignment: int = 1) -> Buffers:
     for step, op in enumerate(plan.order.tolist()):
         requests = net.op_attrs[op].get("tflm", {}).get("scratch", ())
         rows += [(0, f"({net.op_names[op]} scratch {k})", step, step + 1, nbytes) for k, nbytes in enumerate(requests)]
-    ids = [row[1] for row in rows]
-    lower, upper, nbytes = ([row[k] for row in rows] for k in (2, 3, 4))
+    ids, lower, upper = ([row[k] for row in rows] for k in (1, 2, 3))
+    nbytes = [-(-row[4] // alignment) * alignment if pads else row[4] for row in rows]
     return Buffers.of(lower, upper, nbytes, alignment=alignment, ids=ids, name=plan.name)
