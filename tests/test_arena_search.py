@@ -200,26 +200,29 @@ def test_a_search_goes_on_where_it_stopped():
         assert whole.n_nodes == nodes
 
 
-def hard_ones(count, n):
-    """Buffers whose least height is above what is alive, as random ones rarely are, or found late."""
-    rng = np.random.default_rng(11)
-    found = []
-    while len(found) < count:
-        lower = rng.integers(0, n, n)
-        b = Buffers.of(lower, lower + rng.integers(1, 1 + n // 2, n), rng.integers(1, 7, n))
-        if search_placement(b, max_nodes=0).status != "optimal":
-            found.append(b)
-    return found
+def cut_up(seed, n, width=24, height=24):
+    """A rectangle of time and bytes cut into pieces: buffers that fit it without a byte to spare."""
+    rng = np.random.default_rng(seed)
+    pieces = [(0, 0, width, height)]
+    while len(pieces) < n:
+        x, y, w, h = pieces.pop(max(range(len(pieces)), key=lambda k: pieces[k][2] * pieces[k][3]))
+        if (rng.random() < w / (w + h) and w > 1) or h == 1:
+            cut = int(rng.integers(1, w))
+            pieces += [(x, y, cut, h), (x + cut, y, w - cut, h)]
+        else:
+            cut = int(rng.integers(1, h))
+            pieces += [(x, y, w, cut), (x, y + cut, w, h - cut)]
+    x, _, w, h = np.array([pieces[k] for k in rng.permutation(n)]).T
+    return Buffers.of(x, x + w, h)
 
 
 def test_without_room_for_causes_it_goes_back_step_by_step_with_equal_answers():
-    for b in hard_ones(int(40 * MANY) + 2, 10):
-        times, parts = model(b)
+    for seed, n in ((1, 16), (28, 24), (198, 24), (228, 24), (51, 30), (140, 30)):
+        times, parts = model(cut_up(seed, n))
         for part in parts:
-            answers = []
+            answers, nodes = [], []
             for kept, todo in ((None, None), (0, None), (3, None), (None, 0), (None, 2), (1, 1)):
                 arguments = list(part._search)
-                # the scratch that causes are written to
                 if kept is not None:
                     arguments[KEPT] = np.empty(kept, np.int64)
                 if todo is not None:
@@ -227,19 +230,30 @@ def test_without_room_for_causes_it_goes_back_step_by_step_with_equal_answers():
                 how = searching._SEARCHES[1]
                 part.attempt(how, times.bound, 0, _Budget(1, None))
                 answers.append(int(search(10**6, *how[1:], *arguments)))
+                nodes.append(int(part.regs[2]))
+            # these seeds were looked for: it makes a difference
             assert len(set(answers)) == 1
             assert answers[0] in (0, 1)
+            assert min(nodes) == nodes[0] < max(nodes)
 
 
 def test_without_room_for_decisions_or_rises_nothing_is_claimed():
-    b = hard_ones(1, 10)[0]
-    times, (part, *_) = model(b)
+    times, (part,) = model(cut_up(28, 24))
     for position, shape in ((TRAIL, (5, 8)), (DECISIONS, (1, 5))):
         arguments = list(part._search)
         arguments[position] = np.empty(shape, np.int64)
         how = searching._SEARCHES[0]
         part.attempt(how, times.bound, 0, _Budget(1, None))
         assert search(10**6, *how[1:], *arguments) == 3
+
+
+@pytest.mark.parametrize("n", [12, 30, 80])
+def test_pieces_of_a_rectangle_are_put_together_again(n):
+    for seed in range(int(20 * MANY) + 2):
+        b = cut_up(seed, n)
+        found = search_placement(b)
+        assert found[1:4] == (24, 24, "optimal")
+        assert legal_height(b, found.offsets) == 24
 
 
 def test_parts_of_time_are_searched_each_for_itself():
@@ -307,7 +321,7 @@ def test_what_is_given_is_checked():
 
 
 def test_equal_arguments_give_equal_placements():
-    b = hard_ones(1, 12)[0]
+    b = cut_up(145, 24)
     one, other = search_placement(b), search_placement(b)
     assert one.offsets.tolist() == other.offsets.tolist()
     assert one[1:] == other[1:]
