@@ -16,6 +16,7 @@ from cnnlive.errors import DTypeError
 __all__ = [
     "DTYPES",
     "DTYPE_CODE",
+    "F32",
     "F64",
     "FLOATING",
     "I16",
@@ -35,6 +36,7 @@ __all__ = [
     "promote",
 ]
 
+F32: TypeAlias = NDArray[np.float32]
 F64: TypeAlias = NDArray[np.float64]
 I16: TypeAlias = NDArray[np.int16]
 I32: TypeAlias = NDArray[np.int32]
