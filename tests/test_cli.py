@@ -524,7 +524,7 @@ def test_the_version_is_that_of_the_package():
         (["inference", "VGG16"], "did you mean vgg16"),
         (["inference", "nowhere.onnx"], "nowhere.onnx"),
         (["inference", "nowhere.json"], "nowhere.json"),
-        (["inference", __file__], "neither an .onnx nor a .json"),
+        (["inference", __file__], "neither an .onnx, a .tflite nor a .json"),
         (["inference", "vgg16", "--batch", "0"], "batch=0"),
         (["inference", "vgg16", "--batch", "x"], "not a valid integer"),
         (["inference", "vgg16", "--dtype", "float7"], "float32, float16"),
@@ -627,7 +627,7 @@ def test_what_is_no_network_is_one_line(tmp_path, name, content):
     (tmp_path / name).unlink()
     (tmp_path / name).mkdir()
     assert "directory" in complaint("inference", tmp_path / name)
-    assert "neither an .onnx nor a .json file" in complaint("inference", tmp_path / "folder")
+    assert "neither an .onnx, a .tflite nor a .json file" in complaint("inference", tmp_path / "folder")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")

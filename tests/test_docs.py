@@ -126,21 +126,43 @@ def test_the_documented_keys_of_training_and_fit_are_the_real_ones():
         assert set(page["fit: batches"]) == set(data["batches"][0])
 
 
-LINES = (
-    "inference alexnet", "training alexnet", "fit alexnet --budget 1GiB", "ops alexnet", "zoo", "zoo alexnet",
-    "operators", "optimizers", "profiles",
-)  # fmt: skip
+def test_the_documented_keys_of_orders_and_arenas_are_the_real_ones():
+    page = documented("json.md")
+    order, arena = (json.loads(run(f"{line} --json")) for line in ("order alexnet", "arena alexnet"))
+    assert set(page["order"]) == set(order)
+    assert set(page["inference: live_at_peak"]) == set(order["live_at_peak"][0])
+    assert set(page["arena"]) == set(arena)
+    assert set(page["arena: buffers"]) == set(arena["buffers"][0])
+    shared = json.loads(run("arena alexnet --shared-objects --json"))
+    assert set(page["arena --shared-objects"]) == set(shared)
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_the_documented_types_are_the_real_ones(line):
-    heading = "zoo NET" if line == "zoo alexnet" else line.split()[0]
-    data = json.loads(run(f"{line} --json"))
+# Heading of docs/json.md -> a line whose answer it documents.
+LINES = {
+    "inference": "inference alexnet",
+    "training": "training alexnet",
+    "fit": "fit alexnet --budget 1GiB",
+    "order": "order alexnet",
+    "arena": "arena alexnet",
+    "arena --shared-objects": "arena alexnet --shared-objects",
+    "ops": "ops alexnet",
+    "zoo": "zoo",
+    "zoo NET": "zoo alexnet",
+    "operators": "operators",
+    "optimizers": "optimizers",
+    "profiles": "profiles",
+}
+
+
+@pytest.mark.parametrize("heading", LINES)
+def test_the_documented_types_are_the_real_ones(heading):
+    data = json.loads(run(f"{LINES[heading]} --json"))
     kinds = {"text": str, "integer": int, "true or false": bool, "object": dict, "text or null": str | None,
              "text, object or null": str | dict | None, "integer or null": int | None,
-             "true, false or null": bool | None}  # fmt: skip
+             "true, false or null": bool | None, "number": int | float, "number or null": int | float | None,
+             "list of texts or null": list | None}  # fmt: skip
     for key, (kind, _) in documented("json.md")[heading].items():
-        expected = list if kind.startswith("list") else kinds[kind]
+        expected = kinds.get(kind, list if kind.startswith("list") else None)
         assert isinstance(data[key], expected), key
         assert (kind != "integer") or not isinstance(data[key], bool)
 
@@ -152,7 +174,7 @@ def test_every_command_with_json_is_documented():
 
 def test_the_documented_format_is_the_real_one():
     text = (ROOT / "docs/json.md").read_text(encoding="utf-8")
-    for line in LINES:
+    for line in LINES.values():
         assert f"`{json.loads(run(f'{line} --json'))['format']}`" in text
 
 

@@ -1,7 +1,7 @@
 """Write what is generated of the documentation: ``make docs`` runs it.
 
 The operator table is a page of its own; the table of the founding question stands in the README and that of the
-optimizers in docs/training.md, each between two comments.
+optimizers in docs/training.md, each between two comments. What commands print is written under each of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from click.testing import CliRunner
+
 import cnnlive
+from cnnlive import cli
 from cnnlive.report.operators import operators_markdown
 from cnnlive.report.optimizers import optimizers_markdown
 
@@ -51,6 +54,18 @@ def section(text: str, name: str) -> re.Match[str]:
     return found
 
 
+def printed(page: str) -> str:
+    """Return a page with what its commands print under each of them."""
+
+    def block(found: re.Match[str]) -> str:
+        command = found[1]
+        result = CliRunner().invoke(cli.main, command.removeprefix("$ cnnlive ").split(), catch_exceptions=False)
+        assert result.exit_code == 0, f"{command}: {result.output}"
+        return f"```console\n{command}\n{result.stdout}```"
+
+    return re.sub(r"^```console\n(\$ cnnlive .*)\n(?:.*\n)*?```", block, page, flags=re.M)
+
+
 def main() -> None:
     for name, text in PAGES.items():
         (ROOT / name).write_text(text(), encoding="utf-8")
@@ -60,6 +75,11 @@ def main() -> None:
         found = section(page, part)
         (ROOT / name).write_text(page[: found.start()] + text() + page[found.end() :], encoding="utf-8")
         print(f"wrote the section {part} of {name}")
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]):
+        page = path.read_text(encoding="utf-8")
+        if printed(page) != page:
+            path.write_text(printed(page), encoding="utf-8")
+            print(f"wrote what commands print in {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

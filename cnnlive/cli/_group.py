@@ -17,7 +17,7 @@ from cnnlive.errors import CnnliveError
 
 __all__ = ["FILES", "main"]
 
-FILES: Final = (".onnx", ".json")
+FILES: Final = (".onnx", ".tflite", ".json")
 
 
 class _Main(click.Group):
@@ -33,8 +33,10 @@ class _Main(click.Group):
         if name not in self.commands:
             from cnnlive import zoo
 
-            if Path(name).suffix.lower() in FILES or ":" in name or name in zoo.names():
-                raise click.UsageError(f"No such command {name!r}. Did you mean 'cnnlive inference {name}'?", ctx)
+            suffix = Path(name).suffix.lower()
+            if suffix in (*FILES, ".csv") or ":" in name or name in zoo.names():
+                command = "arena" if suffix == ".csv" else "inference"
+                raise click.UsageError(f"No such command {name!r}. Did you mean 'cnnlive {command} {name}'?", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -91,6 +93,6 @@ def _complain(message: str) -> None:
 def main() -> None:
     """Exact memory cost of convolutional neural networks.
 
-    NET is a network of the zoo (see `cnnlive zoo`), an .onnx file, a .json file that Graph.to_json wrote, or a PyTorch
-    model: torchvision:NAME, timm:NAME or package.module:factory.
+    NET is a network of the zoo (see `cnnlive zoo`), an .onnx or .tflite file, a .json file that Graph.to_json wrote, or
+    a PyTorch model: torchvision:NAME, timm:NAME or package.module:factory.
     """

@@ -35,7 +35,8 @@ def inference(
 ) -> None:  # fmt: skip
     """Memory of one inference: weights, activations, what is alive at the peak, and the rule of thumb.
 
-    NET is a network of the zoo (see `cnnlive zoo`), an .onnx file, or a .json file that Graph.to_json wrote.
+    NET is a network of the zoo (see `cnnlive zoo`), an .onnx or .tflite file, a .json file that Graph.to_json wrote, or
+    a PyTorch model: torchvision:NAME, timm:NAME or package.module:factory.
     """
     graph = load_net(net, train, settings, input_shapes)
     plan = plan_net(graph, **how)
@@ -80,7 +81,8 @@ def ops(
 ) -> None:  # fmt: skip
     """Per-op table: output shape, parameters, multiply-accumulates, bytes written and alive.
 
-    NET is a network of the zoo (see `cnnlive zoo`), an .onnx file, or a .json file that Graph.to_json wrote.
+    NET is a network of the zoo (see `cnnlive zoo`), an .onnx or .tflite file, a .json file that Graph.to_json wrote, or
+    a PyTorch model: torchvision:NAME, timm:NAME or package.module:factory.
     """
     plan = plan_net(load_net(net, train, settings, input_shapes), **how)
     rows = list(plan.ops)

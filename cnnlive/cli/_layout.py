@@ -1,4 +1,4 @@
-"""``cnnlive order``: in which order the ops run."""
+"""``cnnlive order`` and ``cnnlive arena``: in which order the ops run, and where the buffers lie."""
 
 # ruff: noqa: PLC0415 - imports inside the commands are what keeps the others quick
 
@@ -7,36 +7,61 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from cnnlive.cli._files import check_out, write_text
-from cnnlive.cli._nets import ORDER_HEAD, load_net
+from cnnlive.cli._nets import ORDER_HEAD, load_net, naming_order, read_order
 from cnnlive.cli._options import (
     json_option,
     json_text,
     network_options,
     read_dtype,
 )
-from cnnlive.errors import OrderError
+from cnnlive.errors import AttributeValueError, OrderError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from cnnlive.buffers import Buffers
+    from cnnlive.lowered import Lowered
+    from cnnlive.plan.arena import ArenaPlan
     from cnnlive.plan.order import OrderPlan
 
-__all__ = ["order"]
+__all__ = ["arena", "order"]
 
 _ORDER_EXAMPLES: Final = """\b
 Examples:
   cnnlive order randwire
   cnnlive order model.onnx --dtype int8 --fuse --out order.txt
   cnnlive inference model.onnx --dtype int8 --fuse --order order.txt"""
+_ARENA_EXAMPLES: Final = """\b
+Examples:
+  cnnlive arena mobilenet_v2 --dtype int8 --fuse --order best
+  cnnlive arena model.tflite --profile tflm --capacity 256KiB && ./flash.sh
+  cnnlive arena model.onnx --out offsets.csv
+  cnnlive arena buffers.csv --capacity 1MiB --time-limit 10
+  cnnlive arena resnet50 --shared-objects"""
 _ORDER_ENDINGS: Final = (".json", ".csv", ".txt")
 _ORDER_OUT_HELP: Final = (
     "Write the order: .txt (names, one a line, which --order of other commands reads), .csv (step, op, name) or .json."
 )
+
+
+_ARENA_ENDINGS: Final = (".csv", ".json")
+_ARENA_OUT_HELP: Final = "Write the offsets: .csv (which `cnnlive arena` reads, with every buffer fixed) or .json."
+_CAPACITY_HELP: Final = "Ask whether so much is enough, as 256KiB; exit code 0: it fits, 1: it does not, 3: not known."
+_METHOD_HELP: Final = (
+    "auto, exact, skyline, greedy_by_size, greedy_by_size_first_fit, greedy_by_breadth, or what a runtime does: tflm, "
+    "tflite, xla, iree, onnxruntime; of --shared-objects: auto, greedy_by_size, greedy_by_breadth, greedy_in_order, "
+    "min_cost_flow.  [default: as the profile]"
+)
+#: Exit codes of `cnnlive arena`, by the status of the plan.
+_CODES: Final = {"optimal": 0, "feasible": 0, "infeasible": 1, "unknown": 3}
+# What is asked of a network and not of a list of buffers.
+_OF_NETWORKS: Final = ("batch", "dtype", "dtypes", "profile", "fuse", "inplace", "order", "train", "settings",
+                       "input_shapes")  # fmt: skip
+_OF_OFFSETS: Final = ("alignment", "pads", "capacity", "time_limit", "max_nodes", "out")
 
 
 @click.command(short_help="The execution order of least peak, with proof.", epilog=_ORDER_EXAMPLES)
@@ -105,3 +130,113 @@ def _order_text(plan: OrderPlan, data: dict[str, Any], path: Path) -> str:
                 f"the name {name!r} cannot stand on a line of its own; allowed: --out FILE.json or FILE.csv"
             )
     return "\n".join(names) + "\n"
+
+
+@click.command(short_help="Where in one block of memory each buffer lies.", epilog=_ARENA_EXAMPLES)
+@network_options(order=True, weights=False)
+@click.option("--method", metavar="NAME", help=_METHOD_HELP)
+@click.option("--alignment", type=int, metavar="BYTES", help="Offsets are multiples of it.  [default: as the profile]")
+@click.option("--pads/--no-pads", default=None, help="Round sizes up to the alignment.  [default: as the profile]")
+@click.option("--capacity", metavar="BYTES", help=_CAPACITY_HELP)
+@click.option("--time-limit", type=float, metavar="SECONDS", help="For a search.  [default: none]")
+@click.option("--max-nodes", type=int, help="Nodes for a search.  [default: 200000]")
+@click.option("--shared-objects", is_flag=True, help="Share whole buffers instead of placing them at offsets.")
+@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Buffers to list.")
+@click.option("--out", metavar="FILE", help=_ARENA_OUT_HELP)
+@json_option
+def arena(
+    net: str, method: str | None, alignment: int | None, pads: bool | None, capacity: str | None,
+    time_limit: float | None, max_nodes: int | None, shared_objects: bool, top: int, out: str | None, as_json: bool,
+    **how: Any,
+) -> None:  # fmt: skip
+    """Place every buffer of a network in one block of memory, and say how large it has to be.
+
+    NET may also be a .csv file of buffers: id, lower, upper, size and, where wanted, alignment and offset (of a buffer
+    that is fixed), with lives [lower, upper).
+
+    The exit code is 0 where there is a placement, 1 where it is proven that there is none (within --capacity, or with
+    the buffers that are fixed), 3 where none was found within --capacity and nothing is proven.
+    """
+    path = check_out(out, _ARENA_ENDINGS, net)
+    if shared_objects:
+        _refuse(_OF_OFFSETS, "is for offsets, and --shared-objects was given")
+    order = how["order"]
+    subject, asked = _subject(net, how)
+    if shared_objects:
+        with naming_order(order):
+            _shared(subject, method or "auto", asked, top, as_json)
+        return
+    from cnnlive.plan.arena import plan_arena
+    from cnnlive.report.arena import arena_data, arena_report
+
+    limits: dict[str, Any] = {} if max_nodes is None else {"max_nodes": max_nodes}
+    with naming_order(order):
+        plan = plan_arena(
+            subject, method=method, alignment=alignment, pads=pads, capacity=capacity, time_limit=time_limit, **limits,
+            **asked,
+        )  # fmt: skip
+    data = arena_data(plan)
+    written = path is not None and plan.offsets is not None
+    if path is not None and written:
+        _write_arena(plan, data, path)
+    if as_json:
+        click.echo(json_text("arena", data))
+    else:
+        from cnnlive.report.text import open_console, show
+
+        console = open_console()
+        show(console, arena_report(plan, top=top, columns=console.width), widen=False)
+        if path is not None:
+            click.echo(f"\nwrote {path}" if written else f"\nnothing to write to {path}")
+    click.get_current_context().exit(_CODES[plan.status])
+
+
+def _refuse(names: Sequence[str], words: str) -> None:
+    """Refuse options that were given and do not apply."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
+            raise AttributeValueError(f"{parameter.opts[-1]} {words}")
+
+
+def _subject(net: str, how: dict[str, Any]) -> tuple[Lowered | Buffers, dict[str, Any]]:
+    """Read or build what is to be placed, and what is asked of it."""
+    if Path(net).suffix.lower() == ".csv":
+        _refuse(_OF_NETWORKS, f"is for networks, and {net} is a list of buffers")
+        from cnnlive.io.buffers import read_buffers
+
+        return read_buffers(Path(net)), {}
+    from cnnlive.lowered import lower
+
+    graph = load_net(net, how.pop("train"), how.pop("settings"), how.pop("input_shapes"))
+    how["dtype"] = read_dtype(how["dtype"], how.pop("dtypes"))
+    how["order"] = read_order(how["order"])
+    return lower(graph), how
+
+
+def _shared(subject: Lowered | Buffers, method: str, asked: dict[str, Any], top: int, as_json: bool) -> None:
+    """Print shared objects."""
+    from cnnlive.plan.arena import plan_shared_objects
+    from cnnlive.report.arena import shared_data, shared_report
+
+    plan = plan_shared_objects(subject, method=method, **asked)
+    if as_json:
+        click.echo(json_text("shared-objects", shared_data(plan)))
+        return
+    from cnnlive.report.text import open_console, show
+
+    console = open_console()
+    show(console, shared_report(plan, top=top, columns=console.width), widen=False)
+
+
+def _write_arena(plan: ArenaPlan, data: dict[str, Any], path: Path) -> None:
+    """Write a placement, by the ending of the file."""
+    if path.suffix.lower() == ".json":
+        write_text(path, json_text("arena", data) + "\n")
+        return
+    from cnnlive.io.buffers import write_buffers
+
+    file = io.StringIO()
+    write_buffers(file, plan)
+    write_text(path, file.getvalue())

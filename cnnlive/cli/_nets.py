@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +55,10 @@ def load_net(net: str, train: bool | None, settings: Sequence[str], input_shapes
             # The reader speaks of its argument, the command line of its option.
             words = re.sub(r"input_shapes=\{'(.*?)': \(\.\.\.\)\}", r"--input-shape \1=...", str(error))
             raise ReadError(words.replace("input_shapes", "--input-shape")) from None
+    if suffix == ".tflite":
+        from cnnlive.io.tflite import read_tflite
+
+        return read_tflite(Path(net))
     if suffix == ".json":
         from cnnlive.io.json import read_json
 
@@ -74,12 +79,16 @@ def check_name(net: str) -> None:
     if net in known:
         return
     if not net:
-        raise UnknownNetError("NET is empty; allowed: a network of the zoo, an .onnx or .json file, torchvision:NAME")
+        raise UnknownNetError(
+            "NET is empty; allowed: a network of the zoo, an .onnx, .tflite or .json file, torchvision:NAME"
+        )
     if Path(net).exists():
-        raise ReadError(f"{net} is neither an .onnx nor a .json file, nor a network of the zoo")
+        if Path(net).suffix.lower() == ".csv":
+            raise ReadError(f"{net} is a list of buffers, not a network; try: cnnlive arena {net}")
+        raise ReadError(f"{net} is neither an .onnx, a .tflite nor a .json file, nor a network of the zoo")
     hint = close_names(net.lower(), known)
     raise UnknownNetError(
-        f"unknown network {net!r}{hint} (`cnnlive zoo` lists all {len(known)}; files end in .onnx or .json; "
+        f"unknown network {net!r}{hint} (`cnnlive zoo` lists all {len(known)}; files end in .onnx, .tflite or .json; "
         "PyTorch models are torchvision:NAME, timm:NAME or package.module:factory)"
     )
 
@@ -113,17 +122,26 @@ def read_order(path: str | None) -> Any:
     return order
 
 
+@contextlib.contextmanager
+def naming_order(order: str | None) -> Iterator[None]:
+    """Name the file or the word of ``--order`` in an error that is about the order."""
+    try:
+        yield
+    except OrderError as error:
+        where = "" if order is None else f"--order {order}: " if order in ("program", "best") else f"{order}: "
+        raise OrderError(f"{where}{error}") from None
+
+
 def plan_net(
     graph: Graph, *, batch: int, dtype: str | None, dtypes: Sequence[str], weight_dtype: str | None, profile: str,
     fuse: bool | None, inplace: Any, order: str | None,
 ) -> InferencePlan:  # fmt: skip
+    """Plan the inference of a network."""
     from cnnlive.plan.inference import plan_inference
 
     steps = read_order(order)
-    try:
+    with naming_order(order):
         return plan_inference(
             graph, batch=batch, dtype=read_dtype(dtype, dtypes), weight_dtype=weight_dtype, order=steps,
             profile=profile, fuse=fuse, inplace=inplace,
         )  # fmt: skip
-    except OrderError as error:
-        raise OrderError(f"{order}: {error}" if isinstance(steps, list) else f"--order {order}: {error}") from None
