@@ -674,7 +674,8 @@ def objects_in_turn(
     """Put one buffer after the other, as `order` says, into the object that fits best; return how many objects.
 
     `closest` 0: into the smallest free object that is large enough, else the largest free one, which grows. 1: into the
-    one whose size differs least. With none free, a new one. Arguments else as for `objects_by_size`.
+    one whose size differs least. 2: into the first that is large enough. With none free, a new one. Arguments else as
+    for `objects_by_size`.
 
     Notes
     -----
@@ -692,7 +693,7 @@ def objects_in_turn(
         above = -1
         below = -1
         for k in range(n_objects):
-            better = above < 0 or sizes[k] < sizes[above]
+            better = above < 0 or (closest < 2 and sizes[k] < sizes[above])
             if sizes[k] < size:
                 # of equal ones, the pool of the delegate yields the last
                 better = below < 0 or sizes[k] > sizes[below] or (closest == 1 and sizes[k] == sizes[below])
