@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
-from cnnlive.errors import GraphError, UnknownProfileError
+from cnnlive.errors import GraphError, UnknownProfileError, close_names
 
 __all__ = ["INPLACE", "PROFILES", "Inplace", "Profile", "Takeover", "profile_of"]
 
@@ -280,5 +280,6 @@ def profile_of(profile: str | Profile) -> Profile:
         return profile
     found = PROFILES.get(profile)
     if found is None:
-        raise UnknownProfileError(f"unknown profile {profile!r}; allowed: {', '.join(PROFILES)}")
+        hint = close_names(profile, PROFILES)
+        raise UnknownProfileError(f"unknown profile {profile!r}{hint}; allowed: {', '.join(PROFILES)}")
     return found
