@@ -179,6 +179,7 @@ class _Looks:
         alone = len(self.read_by[x.name]) == len(self.read_by[roots[i]]) == self.readers[roots[i]] == 1
         return (
             i in which
+            and i <= 60
             and len(self.graph.tensors_of(t.node)) == 1
             and roots.count(roots[i]) == 1
             and (rule.from_inputs or roots[i] not in self.inputs)

@@ -663,7 +663,11 @@ def model(
             g = group[x]
             if held[g] & 1:
                 continue
-            may = e - in_ptr[op] < mode - 1 and nbytes[g] == nbytes[written] and nbytes[x] == nbytes[written]
+            may = e - in_ptr[op] < mode - 1
+            if mode < 0 and e - in_ptr[op] < 61:
+                may = (~mode >> (e - in_ptr[op] + 1)) & 1 == 1
+            smaller = mode < 0 and ~mode & 1 and nbytes[g] > nbytes[written]
+            may = may and nbytes[x] == nbytes[g] and (smaller or nbytes[g] == nbytes[written])
             i = use_ptr[k]
             while i < m and use_idx[i] != g:
                 i += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -744,7 +744,7 @@ def _shares_by_rule(net: Lowered, rules: Profile, sizes: Sizes) -> I64:
             continue
         bits = 0
         for i in _may_take(net, op, takeover):
-            if i >= len(reads) or roots.count(roots[i]) > 1:
+            if i >= len(reads) or i >= _MOST_TAKEN or roots.count(roots[i]) > 1:
                 continue
             x, r = reads[i], roots[i]
             if (
@@ -757,6 +757,10 @@ def _shares_by_rule(net: Lowered, rules: Profile, sizes: Sizes) -> I64:
         if bits:
             share[op] = ~(bits | (takeover.fits == "smaller"))
     return share
+
+
+# Inputs of an op that a code of `share` has bits for.
+_MOST_TAKEN: Final = 61
 
 
 def _may_take(net: Lowered, op: int, takeover: Takeover) -> tuple[int, ...]:
