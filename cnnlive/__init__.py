@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnlive import errors, nas, ops, zoo
+    from cnnlive.buffers import Buffers
     from cnnlive.errors import CnnliveError
     from cnnlive.graph import Graph, Tensor
+    from cnnlive.io.buffers import read_buffers, write_buffers
     from cnnlive.io.json import read_json
     from cnnlive.io.onnx import read_onnx
     from cnnlive.io.sources import load_source
+    from cnnlive.io.tflite import read_tflite
     from cnnlive.io.torch import from_torch
     from cnnlive.lowered import Lowered, lower
     from cnnlive.mixed import autocast
     from cnnlive.plan.allocator import CudaAllocator
+    from cnnlive.plan.arena import ArenaPlan, SharedObjectsPlan, plan_arena, plan_shared_objects
     from cnnlive.plan.batchsize import CONTEXT_BYTES, Fit, fits, largest_batch
     from cnnlive.plan.inference import InferencePlan, plan_inference
     from cnnlive.plan.optimizers import Optimizer
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _MODULE_OF = {
+    "ArenaPlan": "cnnlive.plan.arena",
+    "Buffers": "cnnlive.buffers",
     "CONTEXT_BYTES": "cnnlive.plan.batchsize",
     "CnnliveError": "cnnlive.errors",
     "CudaAllocator": "cnnlive.plan.allocator",
@@ -44,6 +50,7 @@ _MODULE_OF = {
     "PROFILES": "cnnlive.profiles",
     "Profile": "cnnlive.profiles",
     "RuleOfThumb": "cnnlive.plan.rules",
+    "SharedObjectsPlan": "cnnlive.plan.arena",
     "Tensor": "cnnlive.graph",
     "TrainingPlan": "cnnlive.plan.training",
     "autocast": "cnnlive.mixed",
@@ -58,19 +65,26 @@ _MODULE_OF = {
     "nas": "",
     "ops": "",
     "parse_bytes": "cnnlive.units",
+    "plan_arena": "cnnlive.plan.arena",
     "plan_inference": "cnnlive.plan.inference",
     "plan_order": "cnnlive.plan.order",
+    "plan_shared_objects": "cnnlive.plan.arena",
     "plan_training": "cnnlive.plan.training",
+    "read_buffers": "cnnlive.io.buffers",
     "read_json": "cnnlive.io.json",
     "read_onnx": "cnnlive.io.onnx",
+    "read_tflite": "cnnlive.io.tflite",
     "rules_of_thumb": "cnnlive.plan.rules",
     "warm_up": "cnnlive.plan.warm",
+    "write_buffers": "cnnlive.io.buffers",
     "zoo": "",
 }
 
 __all__ = [
     "CONTEXT_BYTES",
     "PROFILES",
+    "ArenaPlan",
+    "Buffers",
     "CnnliveError",
     "CudaAllocator",
     "Fit",
@@ -81,6 +95,7 @@ __all__ = [
     "OrderPlan",
     "Profile",
     "RuleOfThumb",
+    "SharedObjectsPlan",
     "Tensor",
     "TrainingPlan",
     "autocast",
@@ -95,13 +110,18 @@ __all__ = [
     "nas",
     "ops",
     "parse_bytes",
+    "plan_arena",
     "plan_inference",
     "plan_order",
+    "plan_shared_objects",
     "plan_training",
+    "read_buffers",
     "read_json",
     "read_onnx",
+    "read_tflite",
     "rules_of_thumb",
     "warm_up",
+    "write_buffers",
     "zoo",
 ]
 
