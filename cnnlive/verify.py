@@ -317,6 +317,8 @@ class _Run:
                     alive += [size for since, size in self.sizes.get(b.name, [(0, b.nbytes)]) if since <= step][-1]
             if self.profile.pool_indices:
                 alive += self.scratch(name)
+            if self.profile.placement == "tflm":
+                alive += sum(self.graph.nx.nodes[name].get("tflm", {}).get("scratch", ()))
             if alive != timeline[step]:
                 raise VerificationError(f"step {step} ({name}) holds {alive} bytes, the timeline says {timeline[step]}")
         peak, step = max(timeline), self.plan.peak_step

@@ -262,6 +262,36 @@ CASES = {
                                  "opaque"),
     "complex numbers": (lambda n, x: n.op("RFFT2D", [n.reduce("MEAN", x, [3], False)],
                                           [n.tensor((1, 4, 3), "complex64")]), "opaque"),
+    "volumes": (lambda n, x: n.op("CONV_3D", [n.input((1, 4, 5, 6, 2)), n.const((3, 3, 3, 2, 7)), n.bias_of(7)],
+                                  [n.tensor((1, 2, 5, 3, 7))], "Conv3DOptions", Padding=SAME, StrideD=2, StrideH=1,
+                                  StrideW=2), "conv3d"),
+    "volumes unlike": (lambda n, x: n.op("CONV_3D", [n.input((1, 4, 5, 6, 2)), n.const((3, 3, 3, 4, 7))],
+                       [n.tensor((1, 4, 5, 6, 7))], "Conv3DOptions", StrideD=1, StrideH=1, StrideW=1), "opaque"),
+    "a depthwise weight of two": (lambda n, x: n.op("DEPTHWISE_CONV_2D", [x, n.const((2, 1, 1, 6))],
+                                  [n.tensor((1, 4, 4, 6))], "DepthwiseConv2DOptions", StrideH=1, StrideW=1), "opaque"),
+    "dense with a weight of three": (lambda n, x: n.op("FULLY_CONNECTED", [x, n.const((1, 7, 6))], [n.tensor((16, 7))],
+                                     "FullyConnectedOptions"), "opaque"),
+    "dense of no whole rows": (lambda n, x: n.op("FULLY_CONNECTED", [x, n.const((7, 12))], [n.tensor((8, 7))],
+                               "FullyConnectedOptions"), "opaque"),
+    "transposed": (lambda n, x: n.op("TRANSPOSE_CONV", [n.const((4,), "int32"), n.const((2, 1, 1, 5)), x],
+                                    [n.tensor((1, 4, 4, 2))], "TransposeConvOptions", StrideH=1, StrideW=1), "opaque"),
+    "an axis that is not there": (lambda n, x: n.op("CONCATENATION", [x, x], [n.tensor((1, 4, 4, 12))],
+                                  "ConcatenationOptions", Axis=7), "opaque"),
+    "axes that are computed": (lambda n, x: n.op("SUM", [x, n.input((1,), "int32")], [n.tensor((1, 4, 4, 1))],
+                               "ReducerOptions", KeepDims=True), "opaque"),
+    "a permutation of too few": (lambda n, x: n.op("TRANSPOSE", [x, n.const((3,), "int32", [0, 2, 1])],
+                                 [n.tensor((1, 4, 4, 6))]), "opaque"),
+    "a slice of too few": (lambda n, x: n.op("SLICE", [x, *[n.const((2,), "int32", [0, 1])] * 2],
+                           [n.tensor((1, 4, 4, 6))]), "opaque"),
+    "ranges of too many": (lambda n, x: n.op("STRIDED_SLICE", [x, *[n.const((5,), "int32", [1] * 5)] * 3],
+                           [n.tensor((1, 4, 4, 6))], "StridedSliceOptions"), "opaque"),
+    "tiles of too few": (lambda n, x: n.op("TILE", [x, n.const((3,), "int32", [1, 1, 1])], [n.tensor((1, 4, 4, 6))]),
+                         "opaque"),
+    "an image that is looked up": (lambda n, x: n.op("GATHER", [x, n.input((1, 2), "int32")], [n.tensor((1, 4, 4, 2))],
+                                   "GatherOptions", Axis=3), "opaque"),
+    "nothing to read": (lambda n, x: n.binary("ADD", x, n.op("RANDOM_UNIFORM", [], [n.tensor((1, 4, 4, 6))])), "add"),
+    "seven": (lambda n, x: n.op("RESHAPE", [x], [n.tensor((1, 2, 2, 2, 2, 2, 3))], "ReshapeOptions"), "reshape"),
+    "a builtin of tomorrow": (lambda n, x: n.op("BUILTIN_250", [x], [n.tensor((1, 2))]), "opaque"),
     "grouped": (lambda n, x: n.conv(x, 6, groups=3), "conv2d"),
     "dilated": (lambda n, x: n.conv(x, 6, 2, d=3), "conv2d"),
     "without bias": (lambda n, x: n.conv(x, 6, bias=False), "conv2d"),
@@ -432,6 +462,17 @@ def test_what_the_kernels_request_is_kept_with_the_op():
     }  # fmt: skip
     assert g.op_of(f"t{z}") == "opaque"
     assert cnnlive.plan_inference(g).weight_bytes == 15 + 5 * 4 + 2 * 9 * 6 + 2 * 4
+
+
+def test_requests_of_kernels_count_under_their_runtime_alone():
+    n = Net("int8")
+    n.output(n.reduce("MEAN", n.input((1, 4, 4, 6)), [1, 2], False))
+    g = read_tflite(n.write())
+    micro, ideal = (cnnlive.plan_inference(g, profile=p) for p in ("tflm", "ideal"))
+    assert ideal.activation_peak_bytes == 96 + 6
+    assert micro.activation_peak_bytes == 96 + 6 + 24 + 16 + 8
+    assert micro.scratch_at_peak == 48
+    check_inference(g, micro)
 
 
 # ---------------------------------------------------------------------------------- what is refused

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import tflm
+from click.testing import CliRunner
 
 import cnnlive
+from cnnlive import cli
 from cnnlive.plan.arena import plan_arena
 
 pytest.importorskip("tflite", reason="the schema package tflite is not installed (extra 'tflite')")
@@ -48,12 +51,15 @@ def built(make, dtype):
 
 @REAL
 def test_the_interpreter_allocates_what_is_planned(tmp_path):
-    nets = {(make.__name__, dtype): built(make, dtype) for make in models.NETS for dtype in ("float32", "int8")}
+    wide = (models.chain, models.residual, models.inception, models.decoder, models.two_inputs)
+    cases = [(make, dtype) for make in models.NETS for dtype in ("float32", "int8")]
+    cases += [(make, "int16") for make in wide] + [(models.recurrent, "float32")]
+    nets = {(make.__name__, dtype): built(make, dtype) for make, dtype in cases}
     files = written(tmp_path, nets.values())
     found = dict(zip(nets, tflm.heads(files), strict=True))
     planned = {name: arena(file).arena_bytes for name, file in zip(nets, files, strict=True)}
     assert {name: row[0] for name, row in found.items()} == planned
-    assert len(planned) == 22
+    assert len(planned) == 28
 
 
 @REAL
@@ -118,3 +124,31 @@ def test_measured_arenas_of_all_models():
     assert len(found) == 15
     for model in found:
         check(model)
+
+
+# ---------------------------------------------------------------------------------- the page
+
+
+def test_the_page_s_lines_run(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "tflite.md").read_text(encoding="utf-8")
+    (tmp_path / "model.tflite").write_bytes(built(models.streaming, "int8").write())
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)), names)
+    assert {names["graph"].op_of(name) for name in names["graph"].nodes()} >= {"opaque", "linear"}
+    for line in re.findall(r"^cnnlive (.*)$", page, re.M):
+        result = CliRunner().invoke(cli.main, line.split(), catch_exceptions=False)
+        assert result.exit_code == 0
+        assert f"{arena('model.tflite').arena_bytes:,} B" in result.output
+
+
+def test_the_page_s_figures_are_those_of_the_data():
+    page = (Path(__file__).parents[1] / "docs" / "tflite.md").read_text(encoding="utf-8")
+    rows = [
+        re.findall(r"[\d,]+", line)[-4:] for line in page.splitlines() if re.match(r"\| (MLPerf|person|micro_)", line)
+    ]
+    found = sorted(tuple(int(cell.replace(",", "")) for cell in row) for row in rows)
+    assert found == sorted(
+        (m["liveness_peak"], m["tflm_head_bytes"], m["tflm_total_bytes"] - m["tflm_head_bytes"], m["tflm_total_bytes"])
+        for m in MEASURED["models"]
+    )

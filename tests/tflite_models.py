@@ -15,6 +15,7 @@ TYPES = {
 SCALE, ZERO = 0.1, 0
 WEIGHT_SCALE = 0.05
 CODES = {k: v for k, v in vars(tflite.BuiltinOperator).items() if not k.startswith("_")}
+CODES["BUILTIN_250"] = 250  # of a schema to come
 NONE, RELU, RELU6 = 0, 1, 3
 SAME, VALID = tflite.Padding.SAME, tflite.Padding.VALID
 
@@ -447,6 +448,16 @@ def mirrored(n):
     y = n.reduce("REDUCE_MAX", n.conv(y, 5), [2])
     z = n.op("ADD_N", [y, y, y], [n.tensor(n.shape(y))])
     n.output(n.reduce("SUM", z, [1]))
+
+
+def recurrent(n):
+    x, units = n.input((1, 7, 5)), 9
+    gates = [n.const((units, 5)) for _ in range(4)] + [n.const((units, units)) for _ in range(4)]
+    biases = [n.const((units,)) for _ in range(4)]
+    states = [n.tensor((1, units), variable=True) for _ in range(2)]
+    inputs = [x, *gates, -1, -1, -1, *biases, -1, -1, *states, -1, -1, -1, -1]
+    n.output(n.op("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [n.tensor((1, 7, units))],
+                  "UnidirectionalSequenceLSTMOptions", FusedActivationFunction=4))  # fmt: skip
 
 
 NETS = (chain, residual, inception, separable, inverted_with_pads, pyramid, decoder, dense_net, two_inputs, streaming,

@@ -198,9 +198,6 @@ class Op:
         self.options = options
         self.shapes: list[Shape] = []
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.kind})"
-
     def option(self, name: str, default: Any = 0) -> Any:
         """Return a field of the operator's options."""
         found = getattr(self.options, name, None)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnlive._types import I64
 from cnnlive.buffers import Buffers
 
 if TYPE_CHECKING:
     from cnnlive.lowered import Lowered
     from cnnlive.plan.inference import InferencePlan
 
-__all__ = ["as_told", "from_a_file"]
+__all__ = ["as_told", "from_a_file", "requested"]
 
 
 def from_a_file(net: Lowered) -> bool:
@@ -20,6 +21,15 @@ def from_a_file(net: Lowered) -> bool:
     found: bool | None = net._cache.get("from a file")
     if found is None:
         found = net._cache["from a file"] = any("tflm" in attrs for attrs in net.op_attrs)
+    return found
+
+
+def requested(net: Lowered) -> I64:
+    """Return the bytes that the kernels of each op request while it runs, at the file's batch."""
+    found: I64 | None = net._cache.get("requested")
+    if found is None:
+        rows = [sum(attrs.get("tflm", {}).get("scratch", ())) for attrs in net.op_attrs]
+        found = net._keep("requested", net.scratch + np.array(rows, np.int64))
     return found
 
 

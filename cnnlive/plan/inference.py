@@ -15,7 +15,7 @@ from cnnlive.graph import Graph
 from cnnlive.lowered import VIEW, Lowered, Sizes, check_batch, lower
 from cnnlive.mixed import autocast as _autocast
 from cnnlive.ops import OPERATORS
-from cnnlive.plan._tflm import from_a_file
+from cnnlive.plan._tflm import from_a_file, requested
 from cnnlive.profiles import INPLACE, Inplace, Profile, Takeover, profile_of
 from cnnlive.units import format_bytes
 
@@ -432,6 +432,8 @@ def plan_inference(
 
     proven = 0
     scratch = eager_scratch(net, sizes) if rules.pool_indices else net.scratch
+    if rules.placement == "tflm" and from_a_file(net):
+        scratch = requested(net)
     if isinstance(order, str):
         if order not in ("program", "best"):
             raise OrderError(f"order={order!r}; allowed: 'program', 'best' or a sequence of ops")
