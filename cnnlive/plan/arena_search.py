@@ -26,20 +26,21 @@ _DIVES: Final = ("TWA", "CA", "TAW", "ZW", "WAT", "AC", "CZ", "ZA")
 # How to search, the likeliest first: who comes first of equally low buffers, how much the height of a section counts
 # against what it has to spare, and by how much sections that close cases gain weight.
 _SEARCHES: Final = (
-    ("TWA", 1000.0, 0.0),
-    ("WZ", 1.0, 0.0),
+    ("CA", 3.0, 0.01),
+    ("WA", 1.0, 1.0),
+    ("AT", 1000.0, 0.0),
+    ("TWA", 3.0, 0.01),
+    ("TZ", 1000.0, 0.1),
+    ("CT", 1.0, 0.01),
     ("ZW", 1000.0, 0.0),
-    ("CT", 3.0, 0.0),
+    ("TA", 0.3, 1.0),
+    ("WZ", 0.3, 0.01),
+    ("TC", 10.0, 0.1),
+    ("CA", 1000.0, 0.0),
     ("TA", 0.0, 1.0),
-    ("AT", 1000.0, 0.01),
-    ("CA", 3.0, 0.1),
-    ("TC", 10.0, 0.0),
-    ("ZW", 0.0, 1.0),
-    ("TA", 3.0, 0.0),
-    ("AT", 10.0, 0.0),
-    ("TC", 0.0, 1.0),
 )
-_FIRST_NODES: Final = 500
+# Nodes of the first round for each buffer; a search that goes straight through takes one.
+_FIRST_NODES: Final = 3
 _GROWTH: Final = 3
 # Nodes between two looks at the clock, tenths of a second at most.
 _SLICE: Final = 2000
@@ -324,7 +325,7 @@ class _Part:
             np.empty((n_near + 16 * n + 32 * n_sections + 64, 8), np.int64),
             np.empty((n_decisions, 5), np.int64),
             self.cause,
-            np.empty(64 * n_decisions, np.int64),
+            np.empty(min(64 * n_decisions, 1 << 22), np.int64),
             np.empty((2, 2 * n_near + 4 * n + 64), np.int64),
         )
         self._search: tuple[Any, ...] = (*model, self.pair_ptr, *near, self.rank, self.roof, self.ceiling, self.state,
@@ -439,7 +440,7 @@ def _lowest(part: _Part, offsets: I64, top: int, goal: int, decide: bool, budget
     From `top` down to `goal`, below which nothing is asked for; with `decide`, at the goal or not at all.
     """
     bound = 0
-    n_nodes = _FIRST_NODES
+    n_nodes = _FIRST_NODES * len(part.members) + 100
     while not budget.out:
         for how in _SEARCHES:
             status = part.attempt(how, goal, n_nodes, budget)
