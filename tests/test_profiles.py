@@ -507,11 +507,11 @@ def written_out(graph):
     return Graph.from_dict(data)
 
 
-COLUMNS = (
-    "op_names op_kinds op_scopes in_ptr in_idx out_ptr producer reads kind is_output outputs dtype rule attr_ptr attr "
-    "macs_rule weight_rule owner tied frozen alias fold statistics index_bytes scratch before_ptr before_idx counts "
-    "holds"
-).split()
+COLUMNS = [
+    *("op_names", "op_kinds", "op_scopes", "in_ptr", "in_idx", "out_ptr", "producer", "reads", "kind", "is_output"),
+    *("outputs", "dtype", "rule", "attr_ptr", "attr", "macs_rule", "weight_rule", "owner", "tied", "frozen", "alias"),
+    *("fold", "statistics", "index_bytes", "scratch", "before_ptr", "before_idx", "counts", "holds"),
+]
 
 
 def assert_same_net(one, two):
