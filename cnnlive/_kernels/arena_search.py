@@ -34,17 +34,22 @@ roof, ceiling      the largest offset of each buffer; the largest top of one in 
 
 and the state of a search these, all scratch of the caller:
 
-buffers    (4, n): low, base, the decision that placed it or -1, its last rise on record or -1
+buffers    (4, n): low, base, the decision that placed it or -1, rises on record
 secs       (4, n_sections): least low, members not placed, their sizes, a mark
 member     (2, pairs): members of sections, those not placed first; the places of buffers in these lists
-trail      (., 8): kind, index, old value, old base or limit, decision, rise before, least top, mark
-decisions  (., 5): buffer, branch, trail before it, causes of the first branch: begin and count (-1: all)
-cause      (.,) mark of each decision
-kept       (.,) causes that first branches left
-todo       (2, .) rises to be explained: buffer, offset
+trail      (., 4): what to undo (0 a buffer rose, 1 only its base did, 2 it was lifted, 3 a section rose), which,
+           old value, old base
+rise_ptr   where the rises of each buffer begin; room for twice its neighbours and some more
+rises      (3, .): low before a buffer rose, why, and a mark. Why is the decision that placed a neighbour below it, or
+           -1 less a row of ``lifts``
+decisions  (., 3): buffer, branch, trail before it
+causes     (words,) a set of decisions, 32 in a word
+kept       (decisions, words): causes that the first branches left
+lifts      (., 1 + words): sets of decisions that other rises follow from, after how many words count
+todo       (2, .) rises to be explained: buffer, offset; no more than neighbours of a buffer or members of a section
 weight     (n_sections,) float64: sections count as that many times tighter
-regs       (9,): trail, depth, nodes, kept, mark of sections, mark of causes, state, decisions jumped over, and the
-           least by which roof or ceiling was ever missed: up to there a search is the same (2**62: never missed)
+regs       (9,): trail, depth, nodes, decisions jumped over, mark of sections, mark of causes, state, rows of lifts, and
+           the least by which roof or ceiling was ever missed: up to there a search is the same (2**62: never missed)
 """
 
 from __future__ import annotations
@@ -194,7 +199,6 @@ def begin(
     ceiling: I64,
     buffers: I64,
     secs: I64,
-    cause: I64,
     regs: I64,
 ) -> None:
     """Put a search at its beginning, where nothing is placed; the weights stay."""
@@ -204,8 +208,6 @@ def begin(
         regs[r] = 0
     regs[6] = 2
     missed = 0
-    for k in range(cause.shape[0]):
-        cause[k] = 0
     for s in range(n_sections):
         secs[0, s] = 1 << 62
         secs[1, s] = sec_ptr[s + 1] - sec_ptr[s]
@@ -219,7 +221,7 @@ def begin(
         buffers[0, i] = low
         buffers[1, i] = low
         buffers[2, i] = -1
-        buffers[3, i] = -1
+        buffers[3, i] = 0
         missed = max(missed, low - roof[i])
         for s in range(first[i], last[i]):
             secs[0, s] = min(secs[0, s], low)
@@ -278,81 +280,89 @@ def choose(
 @kernel
 def explain(
     n_todo: int,
-    depth: int,
     size: I64,
-    con_ptr: I64,
-    con_idx: I64,
     buffers: I64,
-    trail: I64,
     decisions: I64,
-    cause: I64,
+    rise_ptr: I64,
+    rises: I64,
+    lifts: I64,
     todo: I64,
     mark: int,
+    causes: I64,
 ) -> None:
-    """Mark the decisions that the rises in ``todo`` follow from: why buffers cannot lie below offsets."""
-    while n_todo > 0:
-        n_todo -= 1
-        i = todo[0, n_todo]
-        least = todo[1, n_todo]
-        t = buffers[3, i]
+    """Add to ``causes`` the decisions that the rises in ``todo`` follow from: why buffers cannot lie below offsets."""
+    for x in range(n_todo):
+        i = todo[0, x]
+        least = todo[1, x]
+        begin = rise_ptr[i]
+        end = begin + buffers[3, i]
         while True:
-            # the rise that took it there; what it rose later has no share
-            while t >= 0 and trail[t, 2] >= least:
-                t = trail[t, 5]
-            if t < 0 or trail[t, 7] == mark:
+            # the rise that took it there, the last from below `least`; what it rose later has no share
+            low = begin
+            while low < end:
+                middle = (low + end) >> 1
+                if rises[0, middle] < least:
+                    low = middle + 1
+                else:
+                    end = middle
+            end = low - 1
+            if end < begin or rises[2, end] == mark:
                 break
-            trail[t, 7] = mark
-            k = trail[t, 4]
+            rises[2, end] = mark
+            k = rises[1, end]
             if k >= 0:
-                cause[k] = mark
-            if trail[t, 0] == 0:
                 # on top of a buffer that was placed: it did not fit below that
+                causes[k >> 5] |= 1 << (k & 31)
                 least = buffers[0, decisions[k, 0]] - size[i] + 1
             else:
-                # higher than it was, and on top of a neighbour that can be in the way
-                n_todo = explain_lift(i, t, trail[t, 3], trail[t, 6], n_todo, size, con_ptr, con_idx, buffers,
-                                      decisions, cause, todo, mark)  # fmt: skip
-                least = trail[t, 2]
-            if n_todo < 0:
-                break
-            t = trail[t, 5]
-    if n_todo < 0:
-        for k in range(depth):
-            cause[k] = mark
+                for w in range(lifts[-1 - k, 0]):
+                    causes[w] |= lifts[-1 - k, w + 1]
+                least = rises[0, end]
 
 
 @kernel
 def explain_lift(
     i: int,
-    t: int,
     limit: int,
     top: int,
-    n_todo: int,
     size: I64,
     con_ptr: I64,
     con_idx: I64,
     buffers: I64,
     decisions: I64,
-    cause: I64,
+    rise_ptr: I64,
+    rises: I64,
+    lifts: I64,
     todo: I64,
     mark: int,
-) -> int:
-    """Add to ``todo`` why every neighbour begins at `limit` or above, or ends at `top` or above; return its length.
-
-    Neighbours that were placed before entry `t` of the trail are marked instead. -1 if there is no room.
-    """
-    if n_todo + con_ptr[i + 1] - con_ptr[i] > todo.shape[1]:
-        return -1
+    causes: I64,
+) -> None:
+    """Add to ``causes`` why every neighbour is placed, begins at `limit` or above, or ends at `top` or above."""
+    n_todo = 0
     for e in range(con_ptr[i], con_ptr[i + 1]):
         d = con_idx[e]
         k = buffers[2, d]
-        if k >= 0 and decisions[k, 2] <= t:
-            cause[k] = mark
-        else:
+        if k >= 0:
+            causes[k >> 5] |= 1 << (k & 31)
+        elif buffers[3, d] > 0:
             todo[0, n_todo] = d
             todo[1, n_todo] = min(limit, top - size[d])
             n_todo += 1
-    return n_todo
+    explain(n_todo, size, buffers, decisions, rise_ptr, rises, lifts, todo, mark, causes)
+
+
+@kernel
+def last_cause(k: int, causes: I64) -> int:
+    """Return the last decision up to `k` that is among ``causes``, or -1."""
+    w = k >> 5
+    while w >= 0 and causes[w] == 0:
+        w -= 1
+    if w < 0:
+        return -1
+    k = 31
+    while (causes[w] >> k) & 1 == 0:
+        k -= 1
+    return 32 * w + k
 
 
 @kernel
@@ -378,8 +388,11 @@ def search(
     member: I64,
     trail: I64,
     decisions: I64,
-    cause: I64,
+    rise_ptr: I64,
+    rises: I64,
+    causes: I64,
     kept: I64,
+    lifts: I64,
     todo: I64,
     weight: F64,
     regs: I64,
@@ -398,14 +411,17 @@ def search(
     n_trail = regs[0]
     depth = regs[1]
     nodes = regs[2]
-    n_kept = regs[3]
+    n_lifts = regs[7]
     stop = nodes + n_nodes
     while status == 2 and nodes < stop:
         b = choose(by_height, first, last, sec_ptr, rank, ceiling, buffers, secs, member, weight)
         if b < 0:
             status = 1
             break
-        if n_trail + con_ptr[b + 1] - con_ptr[b] + n_sections + 1 > trail.shape[0] or depth >= decisions.shape[0]:
+        if (
+            n_trail + con_ptr[b + 1] - con_ptr[b] + n_sections + 1 > trail.shape[0]
+            or min(decisions.shape[0] - depth, lifts.shape[0] - n_lifts) < 1
+        ):
             status = 3
             break
         nodes += 1
@@ -462,16 +478,18 @@ def search(
                         trail[n_trail, 1] = i
                         trail[n_trail, 2] = low
                         trail[n_trail, 3] = base
-                        trail[n_trail, 4] = depth - 1
-                        trail[n_trail, 5] = buffers[3, i]
-                        trail[n_trail, 7] = 0
-                        buffers[3, i] = n_trail
                         n_trail += 1
+                        k = rise_ptr[i] + buffers[3, i]
+                        rises[0, k] = low
+                        rises[1, k] = depth - 1
+                        rises[2, k] = 0
+                        buffers[3, i] += 1
                         buffers[0, i] = v
                         left = min(left, first[i])
                         right = max(right, last[i])
                         for s in range(first[i], last[i]):
-                            secs[3, s] = regs[4]
+                            if secs[0, s] == low:
+                                secs[3, s] = regs[4]
                         if low == base:
                             buffers[1, i] = v
                         elif base + size[i] > bottom:
@@ -484,6 +502,9 @@ def search(
                         buffers[1, i] = drop(i, buffers, size, align, pin, con_ptr, con_idx, pins_near)
             elif pin[b] >= 0:
                 failed = 4
+            elif buffers[3, b] + con_ptr[b + 1] - con_ptr[b] >= rise_ptr[b + 1] - rise_ptr[b]:
+                # each neighbour can still lift it once
+                status = 3
             else:
                 limit = buffers[1, b] + size[b]
                 at = 1 << 62
@@ -494,6 +515,19 @@ def search(
                 v = at
                 if at <= roof[b] and (align[b] > 1 or pins_near[b] > 0):
                     v = clear_of_pins(at, b, size, align, pin, con_ptr, con_idx, pins_near)
+                # what it follows from goes where it is wanted
+                words = (depth >> 5) + 1
+                regs[5] += 1
+                row = causes
+                if v <= roof[b]:
+                    lifts[n_lifts, 0] = words
+                    row = lifts[n_lifts, 1:]
+                for w in range(words):
+                    row[w] = 0
+                if why >= 0:
+                    row[why >> 5] |= 1 << (why & 31)
+                explain_lift(b, limit, at, size, con_ptr, con_idx, buffers, decisions, rise_ptr, rises, lifts, todo,
+                             regs[5], row)  # fmt: skip
                 if v > roof[b]:
                     if v < 1 << 62:
                         regs[8] = min(regs[8], v - roof[b])
@@ -502,22 +536,29 @@ def search(
                     trail[n_trail, 0] = 2
                     trail[n_trail, 1] = b
                     trail[n_trail, 2] = buffers[0, b]
-                    trail[n_trail, 3] = limit
-                    trail[n_trail, 4] = why
-                    trail[n_trail, 5] = buffers[3, b]
-                    trail[n_trail, 6] = at
-                    trail[n_trail, 7] = 0
-                    buffers[3, b] = n_trail
                     n_trail += 1
-                    buffers[0, b] = v
+                    n_lifts += 1
+                    k = rise_ptr[b] + buffers[3, b]
+                    rises[0, k] = buffers[0, b]
+                    rises[1, k] = -n_lifts
+                    rises[2, k] = 0
+                    buffers[3, b] += 1
                     for s in range(left, right):
-                        secs[3, s] = regs[4]
+                        if secs[0, s] == buffers[0, b]:
+                            secs[3, s] = regs[4]
+                    buffers[0, b] = v
             if failed == 0:
                 for s in range(left, right):
                     if secs[3, s] == regs[4] and secs[1, s] > 0:
+                        # not below what it was; on top of `b` where that was placed
+                        least = secs[0, s]
+                        if not lifted and first[b] <= s < last[b]:
+                            least = buffers[0, b] + size[b]
                         low = 1 << 62
-                        for k in range(sec_ptr[s], sec_ptr[s] + secs[1, s]):
+                        k = sec_ptr[s]
+                        while low > least and k < sec_ptr[s] + secs[1, s]:
                             low = min(low, buffers[0, member[0, k]])
+                            k += 1
                         if low != secs[0, s]:
                             trail[n_trail, 0] = 3
                             trail[n_trail, 1] = s
@@ -533,8 +574,10 @@ def search(
             if failed == 0:
                 break
             # what it follows from
-            regs[5] += 1
-            mark = regs[5]
+            if failed != 3:
+                regs[5] += 1
+                for w in range((depth >> 5) + 1):
+                    causes[w] = 0
             n_todo = 0
             if failed == 1:
                 for k in range(sec_ptr[who], sec_ptr[who] + secs[1, who]):
@@ -542,28 +585,23 @@ def search(
                     todo[1, n_todo] = secs[0, who]
                     n_todo += 1
             elif failed == 2:
-                cause[depth - 1] = mark
+                causes[(depth - 1) >> 5] |= 1 << ((depth - 1) & 31)
                 todo[0, 0] = who
                 todo[1, 0] = buffers[0, b] - size[who] + 1
                 n_todo = 1
+            elif failed == 3:
+                todo[0, 0] = b
+                todo[1, 0] = buffers[0, b]
+                n_todo = 1
             else:
-                if why >= 0:
-                    cause[why] = mark
-                if failed == 3:
-                    todo[0, 0] = b
-                    todo[1, 0] = buffers[0, b]
-                    n_todo = explain_lift(b, n_trail, limit, at, 1, size, con_ptr, con_idx, buffers, decisions, cause,
-                                          todo, mark)  # fmt: skip
-            k = depth
+                causes[why >> 5] |= 1 << (why & 31)
             while True:
-                explain(n_todo, k, size, con_ptr, con_idx, buffers, trail, decisions, cause, todo, mark)
-                k -= 1
-                while k >= 0 and cause[k] != mark:
-                    k -= 1
+                explain(n_todo, size, buffers, decisions, rise_ptr, rises, lifts, todo, regs[5], causes)
+                k = last_cause(depth, causes)
                 if k < 0:
                     break
                 # undo down to before decision k
-                regs[7] += depth - 1 - k
+                regs[3] += depth - 1 - k
                 while depth > k:
                     depth -= 1
                     if decisions[depth, 1] == 0:
@@ -572,8 +610,6 @@ def search(
                         for s in range(first[i], last[i]):
                             secs[1, s] += 1
                             secs[2, s] += size[i]
-                    else:
-                        n_kept = decisions[depth, 3]
                 while n_trail > decisions[k, 2]:
                     n_trail -= 1
                     i = trail[n_trail, 1]
@@ -582,19 +618,18 @@ def search(
                     else:
                         if trail[n_trail, 0] != 2:
                             buffers[1, i] = trail[n_trail, 3]
+                        else:
+                            n_lifts -= 1
                         if trail[n_trail, 0] != 1:
                             buffers[0, i] = trail[n_trail, 2]
-                            buffers[3, i] = trail[n_trail, 5]
+                            buffers[3, i] -= 1
                 b = decisions[k, 0]
                 if decisions[k, 1] == 0:
                     break
                 # neither branch holds: the causes of both, and why it did not lie lower
-                if decisions[k, 4] < 0:
-                    for j in range(k):
-                        cause[j] = mark
-                else:
-                    for j in range(decisions[k, 3], decisions[k, 3] + decisions[k, 4]):
-                        cause[kept[j]] = mark
+                for w in range((k >> 5) + 1):
+                    causes[w] |= kept[k, w]
+                causes[k >> 5] &= ~(1 << (k & 31))
                 todo[0, 0] = b
                 todo[1, 0] = buffers[0, b]
                 n_todo = 1
@@ -602,23 +637,15 @@ def search(
                 status = 0
                 break
             decisions[k, 1] = 1
-            decisions[k, 3] = n_kept
-            decisions[k, 4] = 0
-            for j in range(k):
-                if cause[j] == mark and decisions[k, 4] >= 0:
-                    if n_kept < kept.shape[0]:
-                        kept[n_kept] = j
-                        n_kept += 1
-                        decisions[k, 4] += 1
-                    else:
-                        n_kept = decisions[k, 3]
-                        decisions[k, 4] = -1
+            causes[k >> 5] &= ~(1 << (k & 31))
+            for w in range((k >> 5) + 1):
+                kept[k, w] = causes[w]
             depth = k + 1
             lifted = True
             why = k
     regs[0] = n_trail
     regs[1] = depth
     regs[2] = nodes
-    regs[3] = n_kept
+    regs[7] = n_lifts
     regs[6] = status
     return status

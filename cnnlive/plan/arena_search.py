@@ -122,7 +122,7 @@ def search_placement(
     >>> found.height, found.bound, found.status
     (5, 5, 'optimal')
     >>> search_placement(tricky, capacity=4)[3:]
-    ('infeasible', 41, 'every placement was tried')
+    ('infeasible', 12, 'every placement was tried')
     """
     _check(capacity, time_limit, max_nodes)
     overlap = _overlap_of_pinned(buffers)
@@ -312,21 +312,24 @@ class _Part:
         member = np.empty((2, n_pairs), np.int64)
         connect(self.first, self.last, self.pin, self.sec_ptr, self.pair_ptr, born_ptr, self.con_ptr, self.con_idx,
                 self.pins_near, member, np.empty(n + n_sections + 1, np.int64))  # fmt: skip
-        n_decisions = 16 * n + 64
+        n_decisions = 8 * n + 64
+        n_words = (n_decisions >> 5) + 1
         self.state = np.empty((4, n), np.int64)
         secs, self.regs = np.empty((4, n_sections), np.int64), np.empty(9, np.int64)
-        self.ceiling, self.cause = np.empty(n_sections, np.int64), np.empty(n_decisions, np.int64)
-        self.weight = np.empty(n_sections)
+        self.ceiling, self.weight = np.empty(n_sections, np.int64), np.empty(n_sections)
         self.rank, self.roof = np.empty((2, n), np.int64)
         model = (self.first, self.last, self.size, self.align, self.pin, self.sec_ptr)
         near = (self.con_ptr, self.con_idx, self.pins_near)
-        self._begin = (*model, *near, self.roof, self.ceiling, self.state, secs, self.cause, self.regs)
+        self._begin = (*model, *near, self.roof, self.ceiling, self.state, secs, self.regs)
         scratch = (
-            np.empty((n_near + 16 * n + 32 * n_sections + 64, 8), np.int64),
-            np.empty((n_decisions, 5), np.int64),
-            self.cause,
-            np.empty(min(64 * n_decisions, 1 << 22), np.int64),
-            np.empty((2, 2 * n_near + 4 * n + 64), np.int64),
+            np.empty((n_near + 16 * n + 32 * n_sections + 64, 4), np.int64),
+            np.empty((n_decisions, 3), np.int64),
+            2 * self.con_ptr + 32 * np.arange(n + 1),
+            np.empty((3, 2 * n_near + 32 * n), np.int64),
+            np.empty(n_words, np.int64),
+            np.empty((n_decisions, n_words), np.int64),
+            np.empty((n_decisions, 1 + n_words), np.int64),
+            np.empty((2, n + 1), np.int64),
         )
         self._search: tuple[Any, ...] = (*model, self.pair_ptr, *near, self.rank, self.roof, self.ceiling, self.state,
                                          secs, member, *scratch, self.weight, self.regs)  # fmt: skip
