@@ -15,50 +15,60 @@ from cnnlive._types import I64
 
 
 @kernel
+def sort_run(begin: int, end: int, keys: I64, order: I64) -> None:
+    """Sort a few entries as `stable_sort` does, by insertion."""
+    for i in range(begin + 1, end):
+        key = keys[i]
+        who = order[i]
+        j = i
+        while j > begin and keys[j - 1] > key:
+            keys[j] = keys[j - 1]
+            order[j] = order[j - 1]
+            j -= 1
+        keys[j] = key
+        order[j] = who
+
+
+@kernel
+def merge_runs(n: int, width: int, keys: I64, order: I64, to_keys: I64, to_order: I64) -> None:
+    """Merge each two sorted runs of `width` entries into one, elsewhere."""
+    for begin in range(0, n, 2 * width):
+        mid = min(begin + width, n)
+        end = min(mid + width, n)
+        i = begin
+        j = mid
+        for k in range(begin, end):
+            if j >= end or (i < mid and keys[i] <= keys[j]):
+                to_keys[k] = keys[i]
+                to_order[k] = order[i]
+                i += 1
+            else:
+                to_keys[k] = keys[j]
+                to_order[k] = order[j]
+                j += 1
+
+
+@kernel
 def stable_sort(n: int, keys: I64, order: I64, other_keys: I64, other_order: I64) -> None:
     """Sort the first `n` of ``keys``, ascending, and move ``order`` along; equal keys stay as they are.
 
     Notes
     -----
-    O(n) where they are in order, else O(n log n): runs of eight by insertion, then merging from one pair of arrays to
-    the other.
+    O(n) where they are in order, else O(n log n): runs of sixteen by insertion, then merging from one pair of arrays to
+    the other and back.
     """
     k = 1
     while k < n and keys[k - 1] <= keys[k]:
         k += 1
     if k >= n:
         return
-    for begin in range(0, n, 8):
-        for i in range(begin + 1, min(begin + 8, n)):
-            key = keys[i]
-            who = order[i]
-            j = i
-            while j > begin and keys[j - 1] > key:
-                keys[j] = keys[j - 1]
-                order[j] = order[j - 1]
-                j -= 1
-            keys[j] = key
-            order[j] = who
-    width = 8
+    for begin in range(0, n, 16):
+        sort_run(begin, min(begin + 16, n), keys, order)
+    width = 16
     while width < n:
-        for begin in range(0, n, 2 * width):
-            mid = min(begin + width, n)
-            end = min(mid + width, n)
-            i = begin
-            j = mid
-            for k in range(begin, end):
-                if j >= end or (i < mid and keys[i] <= keys[j]):
-                    other_keys[k] = keys[i]
-                    other_order[k] = order[i]
-                    i += 1
-                else:
-                    other_keys[k] = keys[j]
-                    other_order[k] = order[j]
-                    j += 1
-        for k in range(n):
-            keys[k] = other_keys[k]
-            order[k] = other_order[k]
-        width *= 2
+        merge_runs(n, width, keys, order, other_keys, other_order)
+        merge_runs(n, 2 * width, other_keys, other_order, keys, order)
+        width *= 4
 
 
 @kernel
@@ -193,8 +203,8 @@ def fit(
     Notes
     -----
     For each buffer, those placed before that are alive with it are collected and sorted by offset. Buffers stand in the
-    order of their births, so those born too late are not looked at, nor those before which all are dead. O(n^2 log n)
-    in the worst case, O(n log n) where few are alive together; O(n) memory.
+    order of their births, so those born too late are not looked at, nor those before which all are dead, nor blocks of
+    64 without one that is alive. O(n^2 log n) in the worst case, O(n log n) where few are alive together; O(n) memory.
     """
     births = work[0]
     who = work[1]
@@ -229,6 +239,14 @@ def fit(
         end[p] = fixed[i] + nbytes[i]
         if fixed[i] >= 0:
             top = max(top, end[p])
+    # the last death of what is placed, by blocks; the first birth is as good as never
+    late = work[1]
+    for p in range(n):
+        i = who[p]
+        if p & 63 == 0:
+            late[p >> 6] = births[0]
+        if fixed[i] >= 0:
+            late[p >> 6] = max(late[p >> 6], deaths[p])
     for turn in range(order.shape[0]):
         i = order[turn]
         here = place[i]
@@ -240,6 +258,9 @@ def fit(
         m = 0
         p = here - 1
         while p >= 0 and reach[p] > born:
+            if p & 63 == 63 and late[p >> 6] <= born:
+                p -= 64
+                continue
             if begin[p] >= 0 and deaths[p] > born:
                 wall[m] = begin[p]
                 wall_end[m] = end[p]
@@ -252,8 +273,10 @@ def fit(
                 wall_end[m] = end[p]
                 m += 1
             p += 1
-        if m > 1:
+        if m > 16:
             stable_sort(m, wall, wall_end, spare, other)
+        else:
+            sort_run(0, m, wall, wall_end)
         best = -1
         smallest = 1 << 62
         floor = 0
@@ -279,6 +302,7 @@ def fit(
         offsets[i] = best
         begin[here] = best
         end[here] = best + size
+        late[here >> 6] = max(late[here >> 6], dead)
         top = max(top, best + size)
     return top
 

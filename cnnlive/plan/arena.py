@@ -29,6 +29,7 @@ from cnnlive.buffers import Buffers
 from cnnlive.errors import ArenaError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
+from cnnlive.plan._tflm import as_told, from_a_file
 from cnnlive.plan.arena_search import MAX_NODES, search_placement
 from cnnlive.plan.inference import InferencePlan, plan_inference
 from cnnlive.plan.order import plan_order
@@ -231,7 +232,8 @@ def buffers_of(plan: InferencePlan, *, alignment: int | None = None, pads: bool 
     """Return the buffers of an inference plan as an arena planner takes them.
 
     One for each buffer of ``plan.buffers``, in their order, and after them one for each op with scratch, which lives
-    while the op runs and is called ``"<op> (scratch)"``.
+    while the op runs and is called ``"<op> (scratch)"``. Of a TFLite file under ``tflm`` they are what that runtime's
+    planner is told: in the order of the file's tensors, then what kernels request.
 
     Parameters
     ----------
@@ -257,17 +259,29 @@ def buffers_of(plan: InferencePlan, *, alignment: int | None = None, pads: bool 
     align = plan.profile.alignment if alignment is None else alignment
     if type(align) is not int or align < 1:
         raise ArenaError(f"alignment={align!r}; allowed: 1 or more bytes")
+    if plan.profile.placement == "tflm" and from_a_file(plan.network):
+        return as_told(plan, align, plan.profile.pads if pads is None else pads)
     net, lives = plan.network, plan._lives
+    names: list[str] | None = net._cache.get("tensor_names")
+    if names is None:
+        names = net._cache["tensor_names"] = [net.tensor_name(t) for t in range(net.n_tensors)]
     found = np.flatnonzero(lives.born < lives.dead)
+    ids = [names[t] for t in found.tolist()]
+    lower, upper, nbytes = lives.born[found], lives.dead[found], plan._nbytes[found]
     steps = np.flatnonzero(plan._scratch[plan.order])
-    ops = plan.order[steps]
-    ids = [net.tensor_name(t) for t in found.tolist()]
-    ids += [f"{net.op_names[op]} (scratch)" for op in ops.tolist()]
-    nbytes = np.concatenate([plan._nbytes[found], plan._scratch[ops]])
+    if len(steps):
+        ops = plan.order[steps]
+        ids += [f"{net.op_names[op]} (scratch)" for op in ops.tolist()]
+        nbytes = np.concatenate([nbytes, plan._scratch[ops]])
+        lower, upper = np.concatenate([lower, steps]), np.concatenate([upper, steps + 1])
     if plan.profile.pads if pads is None else pads:
         nbytes = (nbytes + (align - 1)) // align * align
-    lower, upper = np.concatenate([lives.born[found], steps]), np.concatenate([lives.dead[found], steps + 1])
-    return Buffers.of(lower, upper, nbytes, alignment=align, ids=ids, name=plan.name)
+    if len(steps) or align >= 1 << 20 or int(nbytes.sum()) >= 1 << 61:
+        return Buffers.of(lower, upper, nbytes, alignment=align, ids=ids, name=plan.name)
+    # what a plan is made of is checked already, and names of tensors differ
+    n = len(ids)
+    same = column(np.full(n, align)), column(np.full(n, -1))
+    return Buffers(plan.name, tuple(ids), column(lower), column(upper), column(nbytes), *same)
 
 
 class _Sections(NamedTuple):
@@ -396,7 +410,7 @@ def plan_arena(
     capacity: int | str | None = None,
     method: str | None = None,
     time_limit: float | None = None,
-    max_nodes: int = MAX_NODES,
+    max_nodes: int | None = None,
 ) -> ArenaPlan:
     """Place every buffer of a network, or any buffers, in one arena, and say how good that is.
 
@@ -430,8 +444,8 @@ def plan_arena(
         those runtimes do, see the notes. Default: the profile's, ``"auto"`` for plain buffers.
     time_limit : float, optional
         Seconds for a search.
-    max_nodes : int
-        Nodes for a search.
+    max_nodes : int, optional
+        Nodes for a search. Default: 200,000 for ``"auto"``, any number for ``"exact"``.
 
     Returns
     -------
@@ -476,7 +490,7 @@ def plan_arena(
     limit = None if capacity is None else parse_bytes(capacity)
     if time_limit is not None and not time_limit >= 0:
         raise ArenaError(f"time_limit={time_limit!r}; allowed: seconds, 0 or more")
-    if type(max_nodes) is not int or max_nodes < 0:
+    if max_nodes is not None and (type(max_nodes) is not int or max_nodes < 0):
         raise ArenaError(f"max_nodes={max_nodes!r}; allowed: 0 or more")
     if isinstance(graph, Buffers | InferencePlan):
         given = {
@@ -570,7 +584,7 @@ def _plan(
     method: str,
     capacity: int | None,
     time_limit: float | None,
-    max_nodes: int,
+    max_nodes: int | None,
 ) -> ArenaPlan:
     """Place buffers whose lives are given."""
     s = _sections(b)
@@ -586,7 +600,8 @@ def _plan(
     if capacity is not None and s.bound > capacity:
         return result("infeasible", _too_much(b, s, capacity))
     if method in ("auto", "exact"):
-        found = search_placement(b, capacity=capacity, time_limit=time_limit, max_nodes=max_nodes)
+        nodes = max_nodes if max_nodes is not None else MAX_NODES if method == "auto" else 1 << 62
+        found = search_placement(b, capacity=capacity, time_limit=time_limit, max_nodes=nodes)
         height = None if found.offsets is None else found.height
         status = cast("Status", found.status)
         return result(status, found.reason, offsets=found.offsets, height=height,
@@ -761,6 +776,7 @@ def plan_shared_objects(
     --------
     >>> from cnnlive import zoo
     >>> plan_shared_objects(zoo.load("mobilenet_v1"), inplace="dead", fuse=True)
+    <SharedObjectsPlan 'mobilenet_v1': 4,816,896 B in 2 objects, optimal>
     """
     if method not in SHARED_METHODS:
         raise ArenaError(
