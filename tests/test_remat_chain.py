@@ -214,10 +214,18 @@ def test_one_level_is_the_best_of_all_one_level_plans(chain):
             assert frontier.plan(peak).overhead <= cost + 1e-9
 
 
+def by_table(chain, **options):
+    """Return the nested frontier from the table of slots, which short chains do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FEW", 0)
+        return chain_frontier(chain, nested=True, **options)
+
+
 @settings(max_examples=40)
 @given(chain=chains(max_stages=4, most=3))
 def test_nested_is_the_optimum_of_exhaustive_search(chain):
     frontier = chain_frontier(chain, nested=True)
+    assert points(by_table(chain)) == points(frontier)
     assert persistent_optimum(chain, frontier.minimum_bytes - 1) is None
     budgets = {*frontier.peak_bytes.tolist(), *(frontier.peak_bytes[1:] - 1).tolist()}
     for budget in sorted(budgets):
@@ -231,6 +239,7 @@ def test_nested_is_the_optimum_of_longer_chains_too(seed):
     act = rng.integers(1, 5, n + 1)
     chain = Chain.of(rng.integers(1, 6, n), rng.integers(1, 6, n), act, act[1:] + rng.integers(0, 6, n))
     frontier = chain_frontier(chain, nested=True)
+    assert points(by_table(chain)) == points(frontier)
     assert len(frontier) > 3
     assert persistent_optimum(chain, frontier.minimum_bytes - 1) is None
     for peak, cost in points(frontier):
@@ -252,7 +261,7 @@ def test_few_slots_cost_a_little_and_never_pass_the_budget(nested):
     exact = chain_frontier(chain, slots=None, nested=nested)
     check(exact)
     for slots in (1, 7, 40):
-        rough = chain_frontier(chain, slots=slots, nested=nested)
+        rough = by_table(chain, slots=slots) if nested else chain_frontier(chain, slots=slots)
         check(rough)
         never_above(exact, rough)
         assert rough.minimum_bytes == exact.minimum_bytes
@@ -280,15 +289,32 @@ def test_more_budget_never_costs_more_and_too_little_names_what_is_enough():
 def test_rows_grow_where_all_plans_are_kept(monkeypatch):
     chain = random_chain(10, np.random.default_rng(3), most=4000)
     expected = points(chain_frontier(chain, slots=None))
-    monkeypatch.setattr(module, "_WIDTH", 8)
+    deep = points(chain_frontier(chain, slots=None, nested=True))
     monkeypatch.setattr(module, "_PLANS", 2)
-    assert points(chain_frontier(chain, slots=None)) == expected
-    monkeypatch.setattr(module, "_MOST_POINTS", 50)
-    with pytest.raises(RematError, match="the plans of 10 stages pass 50 points with slots=None"):
+    for width in (1, 2, 3, 5, 8, 12):
+        monkeypatch.setattr(module, "_WIDTH", width)
+        assert points(chain_frontier(chain, slots=None)) == expected
+        assert points(chain_frontier(chain, slots=None, nested=True)) == deep
+    monkeypatch.setattr(module, "_MOST_POINTS", 100)
+    with pytest.raises(RematError, match="the plans of 10 stages pass 100 points with slots=None"):
+        chain_frontier(chain, slots=None, nested=True)
+    monkeypatch.setattr(module, "_FEW_POINTS", 100)
+    check(chain_frontier(chain, nested=True))  # by the table then
+    monkeypatch.setattr(module, "_MOST_POINTS", 20)
+    with pytest.raises(RematError, match="the plans of 10 stages pass 20 points with slots=None"):
         chain_frontier(chain, slots=None)
     monkeypatch.setattr(module, "_MOST_CELLS", 50)
     with pytest.raises(RematError, match="the nested table of 10 stages has [0-9,]+ cells; allowed: 50"):
         chain_frontier(chain, nested=True)
+
+
+@settings(max_examples=20)
+@given(chain=chains(max_stages=8), slots=st.integers(1, 12))
+def test_the_table_of_few_slots_keeps_to_its_budgets(chain, slots):
+    rough, exact = by_table(chain, slots=slots), chain_frontier(chain, nested=True)
+    check(rough)
+    never_above(exact, rough)
+    assert rough.minimum_bytes == exact.minimum_bytes
 
 
 @settings(max_examples=30)

@@ -28,25 +28,21 @@ from cnnlive._types import F32, F64, I32, I64
 
 @kernel
 def merge(
-    n: int, h: int, low: int, high: int, begin: int, base: float, shift: int, floor: int, choice: int, unit: int,
-    need: I64, over: F64, row_need: I64, row_over: F64, row_back: I64, new_need: I64, new_over: F64, new_back: I64,
+    n: int, h: int, low: int, high: int, begin: int, base: float, shift: int, floor: int, choice: int, need: I64,
+    over: F64, row_need: I64, row_over: F64, row_back: I64, new_need: I64, new_over: F64, new_back: I64,
 ) -> int:  # fmt: skip
     """Merge into entries `h` to `n` of a row the points `low` to `high` of a finished one; return the new length.
 
     Points run from most bytes to least, cost rising. A point of the finished row costs `base` more and takes `shift`
-    bytes more, at least `floor`. Of points less than `unit` bytes apart the cheapest is kept, and the last of all.
-    -1 if the row is full.
+    bytes more, at least `floor`. -1 if the row is full.
     """
     last = row_need[h - 1] if h else 1 << 62
-    kept = last if h else 1 << 62
-    skipped = False
     x = 0
     v = 0.0
     back = 0
     i = low
     r = h
-    k = 0
-    room = new_need.shape[0] - 1
+    k = h
     while i < high or r < n:
         if r == n or (i < high and base + over[i] < row_over[r]):
             x = max(shift + need[i], floor)
@@ -59,26 +55,73 @@ def merge(
             back = row_back[r]
             r += 1
         if x < last:
+            if k == new_need.shape[0]:
+                return -1
             last = x
-            # Where it is skipped and none follows, it is the least of all: written, not counted, until then.
             new_need[k] = x
             new_over[k] = v
             new_back[k] = back
-            skipped = x + unit > kept
-            if not skipped:
-                kept = x
-                k += 1
-                if k == room:
-                    return -1
-    if skipped:
-        k += 1
-    if h + k > row_need.shape[0]:
-        return -1
-    for r in range(k):
-        row_need[h + r] = new_need[r]
-        row_over[h + r] = new_over[r]
-        row_back[h + r] = new_back[r]
-    return h + k
+            k += 1
+    for r in range(h, k):
+        row_need[r] = new_need[r]
+        row_over[r] = new_over[r]
+        row_back[r] = new_back[r]
+    return k
+
+
+@kernel
+def scatter(
+    low: int, high: int, begin: int, base: float, shift: int, floor: int, choice: int, scale: float, need: I64,
+    over: F64, row_need: I64, row_over: F64, row_back: I64,
+) -> None:  # fmt: skip
+    """Put the points `low` to `high` of a finished row, changed as by `merge`, into the slots of a row.
+
+    A slot keeps its cheapest point, and the entry behind the last one that of fewest bytes.
+    """
+    least = row_need.shape[0] - 1
+    x = 0
+    v = 0.0
+    back = 0
+    i = low
+    while i < high:
+        x = max(shift + need[i], floor)
+        v = base + over[i]
+        back = (choice << 32) | (i - begin)
+        i = high if x == floor else i + 1
+        slot = int(x * scale)
+        if v < row_over[slot] or (v == row_over[slot] and x < row_need[slot]):
+            row_need[slot] = x
+            row_over[slot] = v
+            row_back[slot] = back
+    if x < row_need[least] or (x == row_need[least] and v < row_over[least]):
+        row_need[least] = x
+        row_over[least] = v
+        row_back[least] = back
+
+
+@kernel
+def collect(at: int, need: I64, over: F64, back: I64, row_need: I64, row_over: F64, row_back: I64) -> int:
+    """Write the points of a row of slots that none is better than, from most bytes to least; return how many."""
+    last = row_need.shape[0] - 1
+    count = 1
+    v = row_over[last]
+    for slot in range(last):
+        if row_over[slot] < v:
+            v = row_over[slot]
+            count += 1
+    k = at + count - 1
+    v = row_over[last]
+    need[k] = row_need[last]
+    over[k] = v
+    back[k] = row_back[last]
+    for slot in range(last):
+        if row_over[slot] < v:
+            v = row_over[slot]
+            k -= 1
+            need[k] = row_need[slot]
+            over[k] = v
+            back[k] = row_back[slot]
+    return count
 
 
 @kernel
@@ -103,7 +146,8 @@ def one_level(
 
     Each stage is run forward at most twice. The row of stage ``j`` is ``need[row_ptr[n - 1 - j]:row_ptr[n - j]]``, from
     most bytes to least; ``back`` holds the choice of the node in its upper half and the place in the next row in its
-    lower one. ``state[0]`` is the keep-all need of what was filled. `slots` is the most points of a row, 0 for all.
+    lower one. ``state[0]`` is the need of keeping everything from `begin` + 1 on. `slots` is how many points of a row
+    are told apart, its own need of keeping everything parted evenly; 0 for all. ``need`` and ``over`` end in a zero.
     Returns the stage at which room ran out, -1 if none did.
     """
     n = cost.shape[0]
@@ -111,54 +155,83 @@ def one_level(
         at = row_ptr[n - 1 - j]
         o = opt_ptr[j]
         sat = max(fwd[o], bwd[o], saved[o] + state[0])
-        unit = max(1, (sat + slots - 1) // slots) if slots else 1
+        scale = min(1.0, slots / max(1, sat))
+        least = row_need.shape[0] - 1
         size = 0
-        for o in range(opt_ptr[j], opt_ptr[j + 1]):
-            # The row behind the last stage is one point of no bytes.
-            low = row_ptr[n - 2 - j] if j < n - 1 else need.shape[0] - 1
-            high = at if j < n - 1 else need.shape[0]
-            h = 0
-            while h < size and row_over[h] <= extra[o]:
-                h += 1
-            size = merge(size, h, low, high, low, extra[o], saved[o], max(fwd[o], bwd[o]), -1 - (o - opt_ptr[j]), unit,
-                         need, over, row_need, row_over, row_back, new_need, new_over, new_back)  # fmt: skip
-            if size < 0:
-                return j
+        if slots:
+            for slot in range(least + 1):
+                row_over[slot] = np.inf
+            row_need[least] = 1 << 62
         base = 0.0
         acc = 0
         sweep = first[j]
         forward = 0
         backward = 0
-        h = 0
-        for k in range(j + 1, n):
-            o = opt_ptr[k - 1]
-            base += cost[k - 1]
-            if k > j + 1:
-                sweep = max(sweep, through[k - 1])
-            forward = max(forward, acc + fwd[o])
-            backward = max(backward, acc + bwd[o])
-            acc += saved[o]
-            while h < size and row_over[h] <= base:
-                h += 1
-            best = row_need[h - 1] if h else 1 << 62
-            floor = max(sweep, forward, backward)
-            if best <= floor:
-                break  # both only grow
-            floor = max(floor, forward + held[k - 1])
-            low = row_ptr[n - 1 - k]
-            high = row_ptr[n - k]
-            if max(floor, act[k] + need[high - 1]) < best:
-                size = merge(size, h, first_below(low, high, best - act[k], need), high, low, base, act[k], floor, k,
-                             unit, need, over, row_need, row_over, row_back, new_need, new_over,
-                             new_back)  # fmt: skip
+        # First every option of this stage, then the segments from here to stage k.
+        n_options = opt_ptr[j + 1] - opt_ptr[j]
+        reach = least  # in slots: the first that costs no more than base; otherwise the first entry that costs more
+        best = 1 << 62  # bytes of a point that costs no more than base
+        for t in range(n_options + n - 1 - j):
+            k = j + 1
+            if t < n_options:
+                o = opt_ptr[j] + t
+                base = extra[o]
+                shift = saved[o]
+                floor = max(fwd[o], bwd[o])
+                choice = -1 - t
+                reach = least if slots else 0
+                best = 1 << 62
+            else:
+                k = j + 1 + t - n_options
+                o = opt_ptr[k - 1]
+                if t == n_options:
+                    base = 0.0
+                    reach = least if slots else 0
+                    best = 1 << 62
+                else:
+                    sweep = max(sweep, through[k - 1])
+                base += cost[k - 1]
+                forward = max(forward, acc + fwd[o])
+                backward = max(backward, acc + bwd[o])
+                acc += saved[o]
+                shift = act[k]
+                floor = max(sweep, forward, backward)
+                choice = k
+            if slots:
+                for slot in range(reach):
+                    if row_over[slot] <= base:
+                        reach = slot
+                        best = row_need[slot]
+                        break
+            else:
+                while reach < size and row_over[reach] <= base:
+                    best = row_need[reach]
+                    reach += 1
+            if t >= n_options:
+                if best <= floor:
+                    break  # base and floor only grow
+                floor = max(floor, forward + held[k - 1])
+            low = row_ptr[n - 1 - k] if k < n else need.shape[0] - 1
+            high = row_ptr[n - k] if k < n else need.shape[0]
+            if max(floor, shift + need[high - 1]) >= best:
+                continue
+            start = first_below(low, high, best - shift, need)
+            if slots:
+                scatter(start, high, low, base, shift, floor, choice, scale, need, over, row_need, row_over, row_back)
+            else:
+                size = merge(size, reach, start, high, low, base, shift, floor, choice, need, over, row_need, row_over,
+                             row_back, new_need, new_over, new_back)  # fmt: skip
                 if size < 0:
                     return j
-        if at + size >= need.shape[0]:
+        if slots:
+            size = collect(at, need, over, back, row_need, row_over, row_back)
+        elif at + size >= need.shape[0]:
             return j
-        for r in range(size):
-            need[at + r] = row_need[r]
-            over[at + r] = row_over[r]
-            back[at + r] = row_back[r]
+        else:
+            for r in range(size):
+                need[at + r] = row_need[r]
+                over[at + r] = row_over[r]
+                back[at + r] = row_back[r]
         row_ptr[n - j] = at + size
         state[0] = sat
     return -1
@@ -234,37 +307,54 @@ def limits(
 
 
 @kernel
-def lay_out(most: int, least: I64, free: I64, ptr: I64) -> int:
-    """Fill where the row of stages a to b begins in the table, for up to `most` slots; return the table's length."""
+def lay_out(most: int, least: I64, free: I64, rows: I64, columns: I64) -> int:
+    """Fill where the rows of the table are, for up to `most` slots; return the table's length.
+
+    ``rows[a, b]`` is told the first slot of the row of stages a to b, the slot behind its last one, from which on the
+    extra cost is 0, and where slot 0 would lie; ``columns[b, a]`` the same, since both are walked along.
+    """
     n = least.shape[0]
     size = 0
     for a in range(n - 1, -1, -1):
         for b in range(a, n):
-            ptr[a, b] = size
-            size += max(0, min(free[a, b], most + 1) - least[a, b])
+            end = min(free[a, b], most + 1)
+            rows[a, b, 0] = least[a, b]
+            rows[a, b, 1] = end
+            rows[a, b, 2] = size - least[a, b]
+            for i in range(3):
+                columns[b, a, i] = rows[a, b, i]
+            size += max(0, end - least[a, b])
     return size
 
 
 @kernel
-def lower_by_one(row: F32, x: F32, base: np.float32) -> None:
-    """Lower a row to ``base + x`` where that is less."""
-    for i in range(row.shape[0]):
-        v = base + x[i]
-        row[i] = min(row[i], v)
+def lower_by_one(row: F32, at: int, count: int, table: F32, x: int, base: np.float32) -> None:
+    """Lower `count` entries of a row from `at` on to ``base`` and those of the table from `x` on, where that is less.
+
+    Unsigned places, which cannot count from the end, are what lets the loop run on several entries at a time.
+    """
+    to = np.uint64(at)
+    p = np.uint64(x)
+    for i in range(np.uint64(count)):
+        v = base + table[p + i]
+        row[to + i] = min(row[to + i], v)
 
 
 @kernel
-def lower_by_two(row: F32, x: F32, y: F32, base: np.float32) -> None:
-    """Lower a row to ``base + x + y`` where that is less."""
-    for i in range(row.shape[0]):
-        v = base + x[i] + y[i]
-        row[i] = min(row[i], v)
+def lower_by_two(row: F32, at: int, count: int, table: F32, x: int, y: int, base: np.float32) -> None:
+    """Lower entries of a row as `lower_by_one` does, to the sum of ``base`` and two parts of the table."""
+    to = np.uint64(at)
+    p = np.uint64(x)
+    q = np.uint64(y)
+    for i in range(np.uint64(count)):
+        v = base + table[p + i] + table[q + i]
+        row[to + i] = min(row[to + i], v)
 
 
 @kernel
 def nested(
-    most: int, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64, fwd: I64,
-    bwd: I64, least: I64, free: I64, ptr: I64, row: F32, table: F32,
+    cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64, fwd: I64, bwd: I64,
+    rows: I64, columns: I64, row: F32, table: F32,
 ) -> None:  # fmt: skip
     """Fill the extra cost of stages a to b for each number of slots from the least to what costs nothing.
 
@@ -274,8 +364,8 @@ def nested(
     n = held.shape[0]
     for a in range(n - 1, -1, -1):
         for b in range(a, n):
-            low = least[a, b]
-            high = min(free[a, b], most + 1)
+            low = rows[a, b, 0]
+            high = rows[a, b, 1]
             if high <= low:
                 continue
             for m in range(high - low):
@@ -285,11 +375,11 @@ def nested(
                 begin = max(low, held[b] + fwd[o], bwd[o])
                 end = begin
                 if a < b:
-                    begin = max(begin, saved[o] + least[a + 1, b])
-                    end = min(high, saved[o] + min(free[a + 1, b], most + 1))
+                    begin = max(begin, saved[o] + columns[b, a + 1, 0])
+                    end = min(high, saved[o] + columns[b, a + 1, 1])
                     if begin < end:
-                        q = ptr[a + 1, b] - saved[o] - least[a + 1, b]
-                        lower_by_one(row[begin - low : end - low], table[q + begin : q + end], base)
+                        q = columns[b, a + 1, 2] - saved[o]
+                        lower_by_one(row, begin - low, end - begin, table, q + begin, base)
                 for m in range(max(begin, end), high):
                     row[m - low] = min(row[m - low], base)
             total = 0.0
@@ -302,144 +392,274 @@ def nested(
                     h -= 1
                 if h <= sweep or h <= low:
                     break
-                begin = max(low, sweep, least[a, j - 1], act[j] + least[j, b])
+                begin = max(low, sweep, rows[a, j - 1, 0], act[j] + columns[b, j, 0])
                 sweep = max(sweep, held[b] + through[j])
                 if begin >= h:
                     continue
                 # Two rows, each up to where it is 0.
-                x_end = max(begin, min(h, act[j] + min(free[j, b], most + 1)))
-                y_end = max(begin, min(h, free[a, j - 1], most + 1))
+                x_end = max(begin, min(h, act[j] + columns[b, j, 1]))
+                y_end = max(begin, min(h, rows[a, j - 1, 1]))
                 both = min(x_end, y_end)
-                q = ptr[j, b] - act[j] - least[j, b]
-                p = ptr[a, j - 1] - least[a, j - 1]
+                q = columns[b, j, 2] - act[j]
+                p = rows[a, j - 1, 2]
                 if begin < both:
-                    lower_by_two(
-                        row[begin - low : both - low], table[q + begin : q + both], table[p + begin : p + both], base
-                    )
+                    lower_by_two(row, begin - low, both - begin, table, q + begin, p + begin, base)
                 if both < x_end:
-                    lower_by_one(row[both - low : x_end - low], table[q + both : q + x_end], base)
+                    lower_by_one(row, both - low, x_end - both, table, q + both, base)
                 if both < y_end:
-                    lower_by_one(row[both - low : y_end - low], table[p + both : p + y_end], base)
+                    lower_by_one(row, both - low, y_end - both, table, p + both, base)
                 for m in range(max(x_end, y_end), h):
                     row[m - low] = min(row[m - low], base)
-            q = ptr[a, b] - low
+            q = rows[a, b, 2]
             for m in range(low, high):
                 table[q + m] = row[m - low]
 
 
 @kernel
-def value(a: int, b: int, m: int, least: I64, free: I64, ptr: I64, table: F32) -> np.float32:
-    """Return the extra cost of stages a to b in `m` slots, where they fit."""
-    v = np.float32(0.0)
-    if m < free[a, b]:
-        v = table[ptr[a, b] + m - least[a, b]]
+def estimate(first: int, end: int, origin: int, slot: int, table: F32) -> float:
+    """Return the extra cost that a row of the table has for so many slots, or for those next to them that it has."""
+    v = 0.0
+    if slot < end:
+        v = float(table[origin + max(slot, first)])
+    elif end <= first:
+        v = 1e30
     return v
 
 
 @kernel
 def nested_plans(
-    slots: I64, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
-    saved: I64, fwd: I64, bwd: I64, least: I64, free: I64, ptr: I64, table: F32, stack: I64, plan_ptr: I64, nodes: I32,
+    budget: I64, scale: float, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
+    saved: I64, fwd: I64, bwd: I64, least: I64, free: I64, rows: I64, columns: I64, table: F32, stack: I64,
+    plan_ptr: I64, nodes: I32,
 ) -> None:  # fmt: skip
-    """Write the plans of so many slots each.
+    """Write a plan for each budget, of bytes beside the chain's input and none below the least; `scale` slots a byte.
 
-    The table has no pointers: a node is the first candidate whose cost is the one stored.
+    What a node may take is counted in bytes, so no plan passes its budget; the table, of slots, says what to prefer.
     """
     n = held.shape[0]
     size = 0
-    for p in range(slots.shape[0]):
+    for p in range(budget.shape[0]):
         stack[0, 0] = 0
         stack[0, 1] = n - 1
-        stack[0, 2] = slots[p]
+        stack[0, 2] = budget[p]
         top = 1
         while top:
             top -= 1
             a = stack[top, 0]
             b = stack[top, 1]
             m = stack[top, 2]
-            goal = value(a, b, m, least, free, ptr, table)
+            best = np.inf
             found = 0
             for o in range(opt_ptr[a], opt_ptr[a + 1]):
-                v = np.float32(extra[o])
-                if found == 0 and v <= goal and m >= max(held[b] + fwd[o], bwd[o]):
-                    if a < b and m - saved[o] >= least[a + 1, b]:
-                        v += value(a + 1, b, m - saved[o], least, free, ptr, table)
-                        if v == goal:
-                            found = -1 - (o - opt_ptr[a])
-                            stack[top, 0] = a + 1
-                            stack[top, 2] = m - saved[o]
-                            top += 1
-                    elif a == b and v == goal:
+                if extra[o] < best and m >= max(held[b] + fwd[o], bwd[o]):
+                    rest = m - saved[o]
+                    v = extra[o]
+                    if a < b and rest < least[a + 1, b]:
+                        continue
+                    if a < b and rest < free[a + 1, b]:
+                        v += estimate(columns[b, a + 1, 0], columns[b, a + 1, 1], columns[b, a + 1, 2],
+                                      int(rest * scale + 0.5), table)  # fmt: skip
+                    if v < best:
+                        best = v
                         found = -1 - (o - opt_ptr[a])
             total = 0.0
             sweep = held[b] + first[a]
-            j = a
-            while found == 0:
-                total += cost[j]
-                j += 1
-                if m >= sweep and act[j] + least[j, b] <= m and least[a, j - 1] <= m:
-                    v = np.float32(total)
-                    v = (
-                        v
-                        + value(j, b, m - act[j], least, free, ptr, table)
-                        + value(a, j - 1, m, least, free, ptr, table)
-                    )
-                    if v == goal:
+            slot = int(m * scale + 0.5)
+            for j in range(a + 1, b + 1):
+                total += cost[j - 1]
+                if total >= best or sweep > m:
+                    break
+                sweep = max(sweep, held[b] + through[j])
+                rest = m - act[j]
+                if rest >= least[j, b] and m >= least[a, j - 1]:
+                    v = total
+                    if rest < free[j, b]:
+                        v += estimate(columns[b, j, 0], columns[b, j, 1], columns[b, j, 2], int(rest * scale + 0.5),
+                                      table)  # fmt: skip
+                    if m < free[a, j - 1]:
+                        v += estimate(rows[a, j - 1, 0], rows[a, j - 1, 1], rows[a, j - 1, 2], slot, table)
+                    if v < best:
+                        best = v
                         found = j
-                        stack[top, 0] = a
-                        stack[top, 1] = j - 1
-                        stack[top + 1, 0] = j
-                        stack[top + 1, 1] = b
-                        stack[top + 1, 2] = m - act[j]
-                        top += 2
-                sweep = max(sweep, held[b] + through[min(j, n - 1)])
+            if found > 0:
+                stack[top, 1] = found - 1
+                stack[top + 1, 0] = found
+                stack[top + 1, 1] = b
+                stack[top + 1, 2] = m - act[found]
+                top += 2
+            elif a < b:
+                stack[top, 0] = a + 1
+                stack[top, 2] = m - saved[opt_ptr[a] - found - 1]
+                top += 1
             nodes[size] = found
             size += 1
         plan_ptr[p + 1] = size
 
 
 @kernel
-def least_plan(
-    cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, saved: I64, fwd: I64, bwd: I64, least: I64,
-    free: I64, stack: I64, nodes: I32,
+def merge_pairs(
+    n: int, h: int, x: int, x_begin: int, x_end: int, y: int, y_begin: int, y_end: int, base: float, shift: int,
+    floor: int, choice: int, need: I64, over: F64, row_need: I64, row_over: F64, row_back: I64, new_need: I64,
+    new_over: F64, new_back: I64,
 ) -> int:  # fmt: skip
-    """Write a plan of the least bytes; return its number of nodes.
+    """Merge into entries `h` to `n` of a row what two finished ones give together; return the new length.
 
-    Of what fits a node takes the first: to keep a stage, its options from the cheapest on, then the shortest run.
+    A pair costs `base` and what both cost, and takes as many bytes as the larger need, `shift` added to the first one,
+    and at least `floor`. ``back`` is told the choice, and the place in either row in 22 bits. -1 if the row is full.
+    """
+    last = row_need[h - 1] if h else 1 << 62
+    bytes_ = 0
+    v = 0.0
+    back = 0
+    r = h
+    k = h
+    more = True
+    while more or r < n:
+        if r == n or (more and base + over[x] + over[y] < row_over[r]):
+            v = base + over[x] + over[y]
+            back = (choice << 44) | ((x - x_begin) << 22) | (y - y_begin)
+            one = shift + need[x]
+            two = need[y]
+            bytes_ = max(one, two, floor)
+            if one >= two:
+                x += 1
+            if two >= one:
+                y += 1
+            more = bytes_ > floor and x < x_end and y < y_end
+        else:
+            bytes_ = row_need[r]
+            v = row_over[r]
+            back = row_back[r]
+            r += 1
+        if bytes_ < last:
+            if k == new_need.shape[0]:
+                return -1
+            last = bytes_
+            new_need[k] = bytes_
+            new_over[k] = v
+            new_back[k] = back
+            k += 1
+    for r in range(h, k):
+        row_need[r] = new_need[r]
+        row_over[r] = new_over[r]
+        row_back[r] = new_back[r]
+    return k
+
+
+@kernel
+def lists(
+    begin: int, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64,
+    fwd: I64, bwd: I64, rows: I64, need: I64, over: F64, back: I64, row_need: I64, row_over: F64, row_back: I64,
+    new_need: I64, new_over: F64, new_back: I64,
+) -> int:  # fmt: skip
+    """Fill the whole frontier of stages a to b, for all of them, in exact bytes; nothing is rounded or left out.
+
+    The list of stages a to b is ``need[rows[a, b, 0]:rows[a, b, 1]]``, from most bytes to least. Lists are made in
+    rising order of ``(n - 1 - a) * n + b``, from the one numbered `begin` on. Returns the number of the list at which
+    room ran out, -1 if none did.
     """
     n = held.shape[0]
-    size = 0
-    stack[0, 0] = 0
-    stack[0, 1] = n - 1
-    stack[0, 2] = least[0, n - 1]
-    top = 1
-    while top:
-        top -= 1
-        a = stack[top, 0]
-        b = stack[top, 1]
-        m = stack[top, 2]
-        found = 0
+    at = 0
+    if begin:
+        c = begin - 1
+        at = rows[n - 1 - c // n, c % n, 1] if c % n >= n - 1 - c // n else rows[n - c // n, n - 1, 1]
+    for number in range(begin, n * n):
+        a = n - 1 - number // n
+        b = number % n
+        if b < a:
+            continue
+        size = 0
         for o in range(opt_ptr[a], opt_ptr[a + 1]):
-            if found == 0 and m >= max(held[b] + fwd[o], bwd[o]) and (a == b or m - saved[o] >= least[a + 1, b]):
-                found = -1 - (o - opt_ptr[a])
+            floor = max(held[b] + fwd[o], bwd[o])
+            low = rows[a + 1, b, 0] if a < b else need.shape[0] - 1
+            high = rows[a + 1, b, 1] if a < b else need.shape[0]
+            h = 0
+            while h < size and row_over[h] <= extra[o]:
+                h += 1
+            size = merge(size, h, low, high, low, extra[o], saved[o], floor, -1 - (o - opt_ptr[a]), need, over,
+                         row_need, row_over, row_back, new_need, new_over, new_back)  # fmt: skip
+            if size < 0:
+                return number
+        base = 0.0
+        sweep = first[a]
+        h = 0
+        for j in range(a + 1, b + 1):
+            base += cost[j - 1]
+            while h < size and row_over[h] <= base:
+                h += 1
+            floor = held[b] + sweep
+            sweep = max(sweep, through[j])
+            best = row_need[h - 1] if h else 1 << 62
+            if best <= floor:
+                break
+            x_end = rows[j, b, 1]
+            y_end = rows[a, j - 1, 1]
+            least = max(floor, act[j] + need[x_end - 1], need[y_end - 1])
+            if least >= best:
+                continue
+            # The dearer the first pair is, the fewer bytes it has to take.
+            x = first_below(rows[j, b, 0], x_end, best - act[j], need)
+            y = first_below(rows[a, j - 1, 0], y_end, best, need)
+            r = h
+            while r < size and row_over[r] <= base + over[x] + over[y]:
+                r += 1
+            if r > h:
+                best = row_need[r - 1]
+                if least >= best:
+                    continue
+                x = first_below(x, x_end, best - act[j], need)
+                y = first_below(y, y_end, best, need)
+            size = merge_pairs(size, r, x, rows[j, b, 0], x_end, y, rows[a, j - 1, 0], y_end, base, act[j], floor, j,
+                               need, over, row_need, row_over, row_back, new_need, new_over, new_back)  # fmt: skip
+            if size < 0:
+                return number
+        if at + size >= need.shape[0]:
+            return number
+        rows[a, b, 0] = at
+        for r in range(size):
+            need[at] = row_need[r]
+            over[at] = row_over[r]
+            back[at] = row_back[r]
+            at += 1
+        rows[a, b, 1] = at
+    return -1
+
+
+@kernel
+def lists_plans(begin: int, end: int, rows: I64, back: I64, stack: I64, plan_ptr: I64, nodes: I32) -> int:
+    """Write the plans of points `begin` to `end` of the chain; return how many were written before room ran out."""
+    n = rows.shape[0]
+    size = plan_ptr[begin]
+    for p in range(begin, end):
+        if size + 2 * n > nodes.shape[0]:
+            return p
+        stack[0, 0] = 0
+        stack[0, 1] = n - 1
+        stack[0, 2] = p
+        top = 1
+        while top:
+            top -= 1
+            a = stack[top, 0]
+            b = stack[top, 1]
+            word = back[rows[a, b, 0] + stack[top, 2]]
+            if word < 0:
+                nodes[size] = word >> 32
                 if a < b:
                     stack[top, 0] = a + 1
-                    stack[top, 2] = m - saved[o]
+                    stack[top, 2] = word & 0xFFFFFFFF
                     top += 1
-        j = a
-        while found == 0:
-            j += 1
-            if act[j] + least[j, b] <= m and least[a, j - 1] <= m:
-                found = j
-                stack[top, 0] = a
+            else:
+                j = word >> 44
+                nodes[size] = j
                 stack[top, 1] = j - 1
+                stack[top, 2] = word & 0x3FFFFF
                 stack[top + 1, 0] = j
                 stack[top + 1, 1] = b
-                stack[top + 1, 2] = m - act[j]
+                stack[top + 1, 2] = (word >> 22) & 0x3FFFFF
                 top += 2
-        nodes[size] = found
-        size += 1
-    return size
+            size += 1
+        plan_ptr[p + 1] = size
+    return end
 
 
 @kernel

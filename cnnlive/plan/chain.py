@@ -25,6 +25,8 @@ _MOST_COST: Final = 1e30  # the nested table holds costs in 32 bits
 _MOST_OPTIONS: Final = 4
 _MOST_POINTS: Final = 20_000_000  # of all rows of a frontier that is not thinned: 480 MB
 _MOST_CELLS: Final = 2**30  # of the nested table: 4 GiB
+_FEW: Final = 32  # stages up to which the nested search is exact unless there are too many plans: one millisecond
+_FEW_POINTS: Final = 200_000
 _WIDTH: Final = 1024  # points of a row that there is room for at first, where all are kept
 _PLANS: Final = 1000  # plans that there is room for at first
 _PLACES: Final = 24  # ends of dropped runs looked at inside a coarse stage
@@ -463,10 +465,16 @@ def chain_frontier(
     search = steps if chain.n <= max_stages else None
     coarse = None if search is not None else _coarsen(steps, int(max_stages))
     search = search or coarse.steps  # type: ignore[union-attr]
+    n = len(search.cost)
     keep_all = int(_measure(steps, np.array([0, chain.n]), np.full(chain.n, -1, np.int32))[0][0])
     exact = slots is None or (keep_all <= slots and coarse is None)
     plan_ptr, nodes, peak, over = _one_level(search, slots)
-    found = [_nested(search, slots)] if nested else []
+    found: list[_Pool] = []
+    if nested:
+        few = _lists(search, _MOST_POINTS if slots is None else _FEW_POINTS) if slots is None or n <= _FEW else None
+        if few is None and slots is None:
+            raise _too_many(n)
+        found.append(few or _nested(search, slots or 0))
     pools = []
     if coarse is None:
         pools = [(plan_ptr, nodes, peak, over)]
@@ -587,23 +595,22 @@ def _pareto(chain: Chain, method: str, pools: Sequence[_Measured], keep_all: int
 def _one_level(steps: _Steps, slots: int | None) -> _Measured:
     n = len(steps.cost)
     most = slots or 0
-    width = most + 8 if slots else _WIDTH
-    room = n * (most + 4) + 1 if slots else n * _WIDTH // 8 + 1
+    width = most + 3 if slots else _WIDTH
+    room = n * (most + 3) + 1 if slots else n * _WIDTH // 8 + 1
     state, row_ptr = np.zeros(1, np.int64), np.zeros(n + 1, np.int64)
-    need, over, back = _points(room)
+    store = _points(room)
     begin = n - 1
     while True:
-        need[-1], over[-1] = 0, 0.0
-        begin = kernels.one_level(begin, most, *steps, state, row_ptr, need, over, back, *_points(width),
+        store[0][-1], store[1][-1] = 0, 0.0
+        begin = kernels.one_level(begin, most, *steps, state, row_ptr, *store, *_points(width),
                                   *_points(width))  # fmt: skip
         if begin < 0:
             break
-        if 2 * len(need) > _MOST_POINTS:
-            raise RematError(
-                f"the plans of {n:,} stages pass {_MOST_POINTS:,} points with slots=None; allowed: a number of slots"
-            )
+        if 2 * len(store[0]) > _MOST_POINTS:
+            raise _too_many(n)
+        store = _grown(store)
         width *= 2
-        need, over, back = (np.concatenate([a, np.empty_like(a)]) for a in (need, over, back))
+    need, over, back = store
     at, count = int(row_ptr[n - 1]), int(row_ptr[n] - row_ptr[n - 1])
     plan_ptr = np.zeros(count + 1, np.int64)
     nodes = np.empty(2 * n * min(count, _PLANS), np.int32)
@@ -613,47 +620,83 @@ def _one_level(steps: _Steps, slots: int | None) -> _Measured:
     return plan_ptr, nodes, need[at : at + count] + steps.act[0], over[at : at + count]
 
 
+def _lists(steps: _Steps, most: int) -> _Pool | None:
+    """Return the plans of the whole nested frontier, or None if the search for it passes so many points."""
+    n = len(steps.cost)
+    rows = np.zeros((n, n, 2), np.int64)
+    store, width = _points(n * n * _WIDTH // 32 + 1), _WIDTH
+    begin = 0
+    while True:
+        store[0][-1], store[1][-1] = 0, 0.0
+        begin = kernels.lists(begin, *steps, rows, *store, *_points(width), *_points(width))
+        if begin < 0:
+            break
+        if 2 * len(store[0]) > most:
+            return None
+        store = _grown(store)
+        width *= 2
+    count = int(rows[0, n - 1, 1] - rows[0, n - 1, 0])
+    plan_ptr = np.zeros(count + 1, np.int64)
+    nodes = np.empty(2 * n * min(count, _PLANS), np.int32)
+    stack = np.empty((2 * n + 2, 3), np.int64)
+    done = 0
+    while (done := kernels.lists_plans(done, count, rows, store[2], stack, plan_ptr, nodes)) < count:
+        nodes = np.concatenate([nodes, np.empty_like(nodes)])
+    return plan_ptr, nodes
+
+
+def _grown(store: tuple[I64, F64, I64]) -> tuple[I64, F64, I64]:
+    need, over, back = (np.concatenate([a, np.empty_like(a)]) for a in store)
+    return need, over, back
+
+
+def _too_many(n: int) -> RematError:
+    return RematError(
+        f"the plans of {n:,} stages pass {_MOST_POINTS:,} points with slots=None; allowed: a number of slots"
+    )
+
+
 def _points(count: int) -> tuple[I64, F64, I64]:
     return np.empty(count, np.int64), np.empty(count), np.empty(count, np.int64)
 
 
-def _nested(steps: _Steps, slots: int | None) -> _Pool:
+def _nested(steps: _Steps, slots: int) -> _Pool:
     n = len(steps.cost)
     least, free = np.zeros((n, n), np.int64), np.zeros((n, n), np.int64)
-    columns = (steps.act, steps.held, steps.first, steps.through, steps.opt_ptr, steps.extra, steps.saved, steps.fwd,
-               steps.bwd)  # fmt: skip
-    kernels.limits(*columns, least, free)
-    stack = np.empty((2 * n + 2, 3), np.int64)
-    lowest = np.empty(2 * n, np.int32)
-    size = kernels.least_plan(steps.cost, steps.act, steps.held, steps.first, steps.through, steps.opt_ptr, steps.saved,
-                              steps.fwd, steps.bwd, least, free, stack, lowest)  # fmt: skip
-    most = int(free[0, n - 1]) if slots is None else slots
-    unit = max(1, -(-int(free[0, n - 1]) // max(1, most)))
-    if unit > 1:
-        near = {f: column((getattr(steps, f) + unit // 2) // unit) for f in
-                ("act", "held", "first", "through", "saved", "fwd", "bwd")}  # fmt: skip
-        steps = steps._replace(**near)  # type: ignore[arg-type]
-        columns = (steps.act, steps.held, steps.first, steps.through, steps.opt_ptr, steps.extra, steps.saved,
-                   steps.fwd, steps.bwd)  # fmt: skip
-        kernels.limits(*columns, least, free)
-    most = int(free[0, n - 1])
-    ptr = np.empty((n, n), np.int64)
-    cells = kernels.lay_out(most, least, free, ptr)
+    kernels.limits(*steps[1:], least, free)
+    lowest, top = int(least[0, n - 1]), int(free[0, n - 1])
+    unit = 1
+    rough, slots_least, slots_free = steps, least, free
+    if top > slots:
+        top = min(top, max(2 * top // 5, 3 * lowest))
+        unit = -(-top // slots)
+        rough = _in_slots(steps, unit)
+        slots_least, slots_free = np.zeros_like(least), np.zeros_like(least)
+        kernels.limits(*rough[1:], slots_least, slots_free)
+    most = min(int(slots_free[0, n - 1]), -(-top // unit))
+    rows, columns = np.zeros((n, n, 3), np.int64), np.zeros((n, n, 3), np.int64)
+    cells = kernels.lay_out(most, slots_least, slots_free, rows, columns)
     if cells > _MOST_CELLS:
         raise RematError(
             f"the nested table of {n:,} stages has {cells:,} cells; allowed: {_MOST_CELLS:,}; fewer slots need less"
         )
     table, row = np.empty(cells, np.float32), np.empty(most + 2, np.float32)
-    kernels.nested(most, *steps, least, free, ptr, row, table)
-    begin = int(ptr[0, n - 1])
-    values = np.append(table[begin : begin + most - int(least[0, n - 1])], np.float32(0.0))
-    falls = np.flatnonzero(np.diff(values, prepend=np.float32(np.inf)) < 0)
-    asked = falls + least[0, n - 1]
-    plan_ptr = np.zeros(len(asked) + 1, np.int64)
-    nodes = np.empty(2 * n * (len(asked) + 1), np.int32)
-    kernels.nested_plans(asked, *steps, least, free, ptr, table, stack, plan_ptr, nodes)
-    end = int(plan_ptr[-1])
-    return np.append(plan_ptr, end + size), np.concatenate([nodes[:end], lowest[:size]])
+    kernels.nested(*rough, rows, columns, row, table)
+    begin, end, origin = rows[0, n - 1].tolist()
+    falls = np.flatnonzero(np.diff(table[origin + begin : origin + end], prepend=np.float32(np.inf)) < 0)
+    budget = (begin + falls) * unit
+    budget = np.concatenate([[lowest], budget[budget > lowest]])
+    plan_ptr, nodes = np.zeros(len(budget) + 1, np.int64), np.empty(2 * n * len(budget), np.int32)
+    kernels.nested_plans(budget, 1.0 / unit, *steps, least, free, rows, columns, table,
+                         np.empty((2 * n + 2, 3), np.int64), plan_ptr, nodes)  # fmt: skip
+    return plan_ptr, nodes
+
+
+def _in_slots(steps: _Steps, unit: int) -> _Steps:
+    """Return bytes as the nearest numbers of slots."""
+    near = [column((a + unit // 2) // unit) for a in (steps.act, steps.held, steps.first, steps.through, steps.saved,
+                                                      steps.fwd, steps.bwd)]  # fmt: skip
+    return _Steps(steps.cost, near[0], near[1], near[2], near[3], steps.opt_ptr, steps.extra, near[4], near[5], near[6])
 
 
 def _baseline(chain: Chain, method: str) -> _Pool:
