@@ -139,6 +139,18 @@ def test_quantised_weights_count_the_bytes_of_the_file():
     assert cnnlive.plan_inference(read, dtype="float16").weight_bytes == plan.weight_bytes
 
 
+def test_weights_of_another_type_than_the_activations_keep_it():
+    n = Net()
+    w, b = n.const((5, 3, 3, 4), "int8"), n.bias_of(5)
+    y = n.op("CONV_2D", [n.input((1, 8, 8, 4)), w, b], [n.tensor((1, 8, 8, 5))], "Conv2DOptions", StrideH=1, StrideW=1)
+    n.output(n.dense(n.reshape(y, (1, 320)), 3))
+    g = compare(n)
+    assert ops(g) == ["conv2d", "reshape", "linear"]
+    assert cnnlive.plan_inference(g).weight_bytes == 180 + 4 * (5 + 960 + 3)
+    assert cnnlive.plan_inference(g, dtype="float16").weight_bytes == 180 + 2 * (5 + 960 + 3)
+    assert g.n_parameters == 180 + 5 + 960 + 3
+
+
 def test_what_several_ops_share_counts_once():
     for dtype, stored in (("float32", 4 * (9 * 4 * 4 + 4)), ("int8", 9 * 4 * 4 + 4 * 4)):
         n = Net(dtype)

@@ -280,17 +280,20 @@ class _Reader:
         offset = getattr(row, "Offset", int)()
         return self.data[offset : offset + row.Size()] if offset > 1 else row.DataAsNumpy()
 
+    def code(self, index: int) -> str:
+        """Return what the file calls the operators of one of its codes."""
+        row = self.model.OperatorCodes(index)
+        code = max(row.BuiltinCode(), row.DeprecatedBuiltinCode())
+        kind: str = self.kinds.get(code, f"BUILTIN_{code}")
+        custom = (row.CustomCode() or b"").decode("utf-8", "replace") if kind == "CUSTOM" else ""
+        return custom or kind
+
     def kind(self, operator_: Any) -> str:
         """Return what the file calls an operator."""
         index = operator_.OpcodeIndex()
-        if not 0 <= index < self.n_codes:
-            raise ReadError(f"damaged: an operator has the code {index}; allowed: 0 to {self.n_codes - 1}")
-        row = self.model.OperatorCodes(index)
-        code = max(row.BuiltinCode(), row.DeprecatedBuiltinCode())
-        kind = self.kinds.get(code)
-        if kind is None:
-            return f"BUILTIN_{code}"
-        return (row.CustomCode() or b"").decode("utf-8", "replace") or "CUSTOM" if kind == "CUSTOM" else kind
+        if not 0 <= index < len(self.codes):
+            raise ReadError(f"damaged: an operator has the code {index}; allowed: 0 to {len(self.codes) - 1}")
+        return self.codes[index]
 
     def options(self, operator_: Any) -> Any:
         """Return the table of an operator's options, or None."""
@@ -307,7 +310,7 @@ class _Reader:
         """Fill the graph."""
         model = self.model
         self.n_buffers = self.count(model.BuffersLength(), "buffers")
-        self.n_codes = self.count(model.OperatorCodesLength(), "operator codes")
+        self.codes = [self.code(i) for i in range(self.count(model.OperatorCodesLength(), "operator codes"))]
         n = self.count(model.SubgraphsLength(), "subgraphs")
         if isinstance(subgraph, bool) or not isinstance(subgraph, int) or not 0 <= subgraph < n:
             raise ReadError(f"the file has no subgraph {subgraph!r}; allowed: 0 to {n - 1}")
