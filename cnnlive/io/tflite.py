@@ -285,7 +285,7 @@ class _Reader:
         row = self.model.OperatorCodes(index)
         code = max(row.BuiltinCode(), row.DeprecatedBuiltinCode())
         kind: str = self.kinds.get(code, f"BUILTIN_{code}")
-        custom = (row.CustomCode() or b"").decode("utf-8", "replace") if kind == "CUSTOM" else ""
+        custom: str = (row.CustomCode() or b"").decode("utf-8", "replace") if kind == "CUSTOM" else ""
         return custom or kind
 
     def kind(self, operator_: Any) -> str:
