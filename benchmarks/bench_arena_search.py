@@ -29,7 +29,9 @@ def network(n, seed):
     nbytes = channels * (64 >> stage) ** 2
     dead = np.zeros(n, np.int64)
     for op in range(1, n):
-        for t in {op - 1 if rng.random() < 0.5 else op - 1 - rng.integers(0, min(op, 8)) for _ in range(rng.integers(1, 4))}:
+        for t in {
+            op - 1 if rng.random() < 0.5 else op - 1 - rng.integers(0, min(op, 8)) for _ in range(rng.integers(1, 4))
+        }:
             dead[t] = op + 1
     dead[dead == 0] = n
     return Buffers.of(np.arange(n), dead, nbytes)

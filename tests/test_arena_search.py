@@ -332,18 +332,18 @@ def test_an_interrupt_comes_through(monkeypatch):
     assert max(calls) <= searching._SLICE
 
 
-def test_a_part_with_too_many_neighbours_is_not_searched(monkeypatch):
-    monkeypatch.setattr(searching, "_MAX_PAIRS", 5)
+@pytest.mark.parametrize("limit", ["_MAX_PAIRS", "_MAX_BUFFERS"])
+def test_a_part_that_is_too_large_is_not_searched(monkeypatch, limit):
+    monkeypatch.setattr(searching, limit, 5)
     found = search_placement(TRICKY)
     assert (found.status, found.height, found.bound) == ("feasible", 5, 4)
-    assert found.reason == "7 buffers have more than 5 pairs of neighbours, too many to search"
+    assert found.reason == "a part of 7 buffers was not searched: too many, or too many alive together"
     assert search_placement(TRICKY, capacity=4).status == "unknown"
 
 
-def test_many_buffers_are_dived_first(monkeypatch):
+def test_many_buffers_are_only_dived(monkeypatch):
     monkeypatch.setattr(searching, "_LARGE", 5)
-    found = search_placement(TRICKY)
-    assert (found.status, found.height) == ("optimal", 5)
+    assert search_placement(TRICKY)[1:4] == (5, 5, "optimal")
     # fixed ones cannot be dived
     b = Buffers.of([0, 0, 1, 1, 2, 2], [2, 1, 3, 2, 4, 3], [4, 2, 4, 4, 4, 4], fixed=[-1, 4, -1, -1, -1, -1])
     assert search_placement(b).height == least_height(b)

@@ -44,8 +44,10 @@ _FIRST_NODES: Final = 3
 _GROWTH: Final = 3
 # Nodes between two looks at the clock, tenths of a second at most.
 _SLICE: Final = 2000
-# Above these a part of time is not searched: the lists of neighbours would not fit, and nodes get slow.
+# Above these a part of time is not searched: lists of neighbours take memory, and a node a look at each section.
 _MAX_PAIRS: Final = 3_000_000
+_MAX_BUFFERS: Final = 5000
+# Above this fits by size, which take quadratic time, are left out where there are dives instead.
 _LARGE: Final = 5000
 
 
@@ -111,9 +113,9 @@ def search_placement(
     height equal to the bound is proven. Then a depth-first search (see ``cnnlive._kernels.arena_search``) by several
     orders and with growing numbers of nodes, at a height equal to the bound, and in between at heights from there to
     the best placement so far. One that ends without a placement raises the bound. Time is parted where nothing lives
-    on; each part is searched for itself. A part with more than 3,000,000 pairs of neighbours is not searched.
-
-    Above 5,000 buffers dives come before fits by size, which take quadratic time.
+    on; each part is searched for itself, unless it has more than 5,000 buffers or 3,000,000 pairs of neighbours. With
+    more than 5,000 buffers there are no fits by size, which take quadratic time, unless some are fixed: no dive can do
+    that.
 
     Examples
     --------
@@ -225,13 +227,11 @@ def _fits(b: Buffers, s: _Sections, goal: int) -> tuple[I64, int]:
 
 
 def _each_fit(b: Buffers, s: _Sections) -> Iterator[tuple[I64, int]]:
-    if b.n <= _LARGE:
-        yield from _by_size(b)
     pinned = bool((b.fixed >= 0).any())
+    if pinned or b.n <= _LARGE:
+        yield from _by_size(b)
     if not pinned:
         yield from _dives(b, s)
-    if b.n > _LARGE:
-        yield from _by_size(b)
 
 
 def _by_size(b: Buffers) -> Iterator[tuple[I64, int]]:
@@ -294,8 +294,6 @@ class _Part:
         origin = int(first.min())
         self.first, self.last = frozen(first - origin), frozen(last - origin)
         n, n_sections = len(members), int(self.last.max())
-        need = (s.load - s.slack)[origin : origin + n_sections]
-        self.bound = max(int(need.max()), int((self.fixed + self.nbytes)[self.fixed >= 0].max(initial=0)))
         padded = (self.nbytes + (s.grain - 1)) // s.grain * s.grain
         self.unit = unit = _unit(padded, alignment, self.fixed)
         self.size = frozen(padded // unit)
@@ -305,14 +303,14 @@ class _Part:
         self.pair_ptr, self.con_ptr = np.empty((2, n + 1), np.int64)
         survey(self.first, self.last, self.sec_ptr, self.pair_ptr, born_ptr, self.con_ptr)
         n_pairs, n_near = int(self.pair_ptr[n]), int(self.con_ptr[n])
-        self.searchable = max(n_pairs, n_near // 2) <= _MAX_PAIRS
+        self.searchable = n <= _MAX_BUFFERS and max(n_pairs, n_near // 2) <= _MAX_PAIRS
         if not self.searchable:
             return
         self.con_idx, self.pins_near = np.empty(n_near, np.int64), np.empty(n, np.int64)
         member = np.empty((2, n_pairs), np.int64)
         connect(self.first, self.last, self.pin, self.sec_ptr, self.pair_ptr, born_ptr, self.con_ptr, self.con_idx,
                 self.pins_near, member, np.empty(n + n_sections + 1, np.int64))  # fmt: skip
-        n_decisions = 8 * n + 64
+        n_decisions = 2 * n + 256
         n_words = (n_decisions >> 5) + 1
         self.state = np.empty((4, n), np.int64)
         secs, self.regs = np.empty((4, n_sections), np.int64), np.empty(9, np.int64)
@@ -415,7 +413,7 @@ def _search(b: Buffers, s: _Sections, offsets: I64, capacity: int | None, budget
         if top > goal:
             part = _Part(b, s, members)
             if not part.searchable:
-                why = f"{len(members):,} buffers have more than {_MAX_PAIRS:,} pairs of neighbours, too many to search"
+                why = f"a part of {len(members):,} buffers was not searched: too many, or too many alive together"
             else:
                 there, top, proven = _lowest(part, offsets[members], top, goal, capacity is not None, budget)
                 bound = max(bound, proven)
