@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 from cnnlive._types import ITEMSIZE, Shape
 
@@ -20,6 +20,7 @@ __all__ = ["RULES", "Built", "NotInTable", "laid_out", "scratch_of"]
 
 # Tensors of 4 and 5 dimensions have the channels last in a file and second in a graph; the bytes are as many.
 _ORDER: Final[Mapping[int, tuple[int, ...]]] = {4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
+_T = TypeVar("_T")
 _SAME: Final = 0  # Padding.SAME of the schema
 
 
@@ -40,7 +41,7 @@ class Built:
 Rule: TypeAlias = Callable[["Op"], Built]
 
 
-def laid_out(values: Sequence[int]) -> tuple[int, ...]:
+def laid_out(values: Sequence[_T]) -> tuple[_T, ...]:
     """Put one entry per dimension from the file's order into the graph's."""
     order = _ORDER.get(len(values))
     return tuple(values) if order is None else tuple(values[i] for i in order)
@@ -273,8 +274,8 @@ def _pad(op: Op) -> Built:
     x, values = _activation(op), _numbers(op, 1)
     if len(values) != 2 * len(x.info.shape) or op.option("Mode"):  # Mode 1 mirrors the edge itself too
         _give_up()
-    rows = laid_out([values[i : i + 2] for i in range(0, len(values), 2)])  # type: ignore[arg-type]
-    pads: list[int] = [p for row in reversed(rows) for p in row]  # type: ignore[attr-defined]
+    rows = laid_out([values[i : i + 2] for i in range(0, len(values), 2)])
+    pads = [p for row in reversed(rows) for p in row]
     while len(pads) > 2 and pads[-2:] == [0, 0]:
         del pads[-2:]
     return Built("pad", [x], {"pad": pads, "mode": "reflect" if op.kind == "MIRROR_PAD" else "constant"})

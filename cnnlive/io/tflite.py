@@ -284,9 +284,9 @@ class _Reader:
         """Return what the file calls the operators of one of its codes."""
         row = self.model.OperatorCodes(index)
         code = max(row.BuiltinCode(), row.DeprecatedBuiltinCode())
-        kind: str = self.kinds.get(code, f"BUILTIN_{code}")
-        custom: str = (row.CustomCode() or b"").decode("utf-8", "replace") if kind == "CUSTOM" else ""
-        return custom or kind
+        kind = self.kinds.get(code, f"BUILTIN_{code}")
+        custom = (row.CustomCode() or b"").decode("utf-8", "replace") if kind == "CUSTOM" else ""
+        return str(custom or kind)
 
     def kind(self, operator_: Any) -> str:
         """Return what the file calls an operator."""
