@@ -507,7 +507,8 @@ def test_profiles_are_listed():
     assert [p["name"] for p in answer("profiles")["profiles"]] == list(cnnlive.PROFILES)
     text = run("profiles").stdout
     assert all(f"\n{p.name} " in text and p.summary in text for p in cnnlive.PROFILES.values())
-    assert re.search(r"^keeps_inputs +no +yes +yes +the caller", text, re.M)
+    assert re.search(r"^torch_fx +keeps_inputs +the caller .* yes$", text, re.M)
+    assert re.search(r"^tflm +alignment .* 16$", text, re.M)
 
 
 def test_the_version_is_that_of_the_package():
@@ -529,6 +530,7 @@ def test_the_version_is_that_of_the_package():
         (["inference", "vgg16", "--batch", "x"], "not a valid integer"),
         (["inference", "vgg16", "--dtype", "float7"], "float32, float16"),
         (["inference", "vgg16", "--profile", "paper"], "ideal, torch, torch_fx"),
+        (["inference", "vgg16", "--profile", "onnxruntme"], "did you mean onnxruntime"),
         (["inference", "vgg16", "--batch", "9" * 30], "allowed: an integer >= 1"),
         (["inference", ""], "NET is empty"),
         (["inference", "vgg16", "--dtype-of", "features.0"], "NAME=TYPE"),
@@ -752,8 +754,8 @@ def test_why_something_is_alive_is_said():
 
 def test_commands_are_listed_as_people_meet_them():
     text = run("--help").stdout
-    assert re.findall(r"^  (\w+) +[A-Z]", text, re.M)[-8:] == [
-        "inference", "training", "fit", "ops", "zoo", "operators", "optimizers", "profiles",
+    assert re.findall(r"^  (\w+) +[A-Z]", text, re.M)[1:] == [
+        "inference", "training", "fit", "order", "arena", "compare", "ops", "zoo", "operators", "optimizers", "profiles",
     ]  # fmt: skip
     assert "cnnlive inference mobilenet_v2 --dtype int8 --fuse\n" in run("inference", "--help").stdout
 

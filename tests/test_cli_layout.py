@@ -13,6 +13,7 @@ import cnnlive
 import cnnlive.io.tflite
 from cnnlive.io.buffers import read_buffers
 from cnnlive.plan.arena import plan_arena, plan_shared_objects
+from cnnlive.plan.compare import STEPS, compare_profiles
 from cnnlive.report.arena import arena_picture
 from cnnlive.report.order import order_runs
 
@@ -374,6 +375,66 @@ def test_time_of_any_length_is_drawn(tmp_path):
     assert re.search(rf"^ +step  -5 +{far + 6:,}$", text, re.M)
 
 
+# ---------------------------------------------------------------------------------- profiles side by side
+
+
+def test_profiles_are_compared_with_what_makes_the_difference():
+    found = compare_profiles(cnnlive.zoo.load("mobilenet_v2"), dtype="int8", batch=2)
+    data = answer("compare", "mobilenet_v2", "--dtype", "int8", "--batch", 2)
+    assert data == {"format": "cnnlive-compare-1", **json.loads(json.dumps(found.to_dict()))}
+    for row in data["profiles"]:
+        assert data["ideal_bytes"] + sum(step["nbytes"] for step in row["steps"]) == row["arena_bytes"]
+        one = answer("arena", "mobilenet_v2", "--dtype", "int8", "--batch", 2, "--profile", row["profile"])
+        assert (one["arena_bytes"], one["method"]) == (row["arena_bytes"], row["placement"])
+    text = run("compare", "mobilenet_v2", "--dtype", "int8", "--batch", 2).stdout
+    for row in data["profiles"]:
+        words = rf"^  {row['profile']} .* {row['activation_peak_bytes']:,} .* {re.escape(row['peak_op'])}$"
+        assert re.search(words, text, re.M)
+    assert "What makes the difference" in text
+
+
+def test_some_profiles_may_be_compared():
+    data = answer("compare", "alexnet", "--profiles", "tflm, torch,tflm", "--no-arena")
+    assert [row["profile"] for row in data["profiles"]] == ["tflm", "torch"]
+    assert {row["arena_bytes"] for row in data["profiles"]} == {None}
+
+
+def test_a_profile_that_cannot_take_the_network_is_a_row_with_the_reason():
+    data = answer("compare", "alexnet", "--profiles", "ideal,tinyengine")
+    ideal, tiny = data["profiles"]
+    assert (ideal["reason"], tiny["activation_peak_bytes"]) == ("", None)
+    assert "float32" in tiny["reason"]
+    assert (
+        "tinyengine: profile 'tinyengine' has no" in run("compare", "alexnet", "--profiles", "ideal,tinyengine").stdout
+    )
+
+
+def test_a_comparison_is_written_as_a_table(tmp_path):
+    how = ["compare", "alexnet", "--profiles", "ideal,tflm,tinyengine"]
+    data = answer(*how)
+    assert f"wrote {tmp_path / 'c.csv'}" in run(*how, "--out", tmp_path / "c.csv").stdout
+    run(*how, "--out", tmp_path / "c.json")
+    assert json.loads((tmp_path / "c.json").read_text()) == data
+    with (tmp_path / "c.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, expected in zip(rows, data["profiles"], strict=True):
+        for key, value in expected.items():
+            if key != "steps":
+                assert row[key] == ("" if value is None else str(value))
+        steps = {step["name"]: step["nbytes"] for step in expected["steps"]}
+        for name in STEPS:
+            empty = expected["activation_peak_bytes"] is None
+            assert row["step_" + name.replace(" ", "_")] == ("" if empty else str(steps.get(name, 0)))
+
+
+def test_a_comparison_takes_an_order(branches_file, tmp_path):
+    best = answer("compare", branches_file, "--order", "best", "--profiles", "ideal")
+    assert best["ideal_bytes"] == answer("order", branches_file)["peak_bytes"]
+    run("order", branches_file, "--out", tmp_path / "o.txt")
+    given = answer("compare", branches_file, "--order", tmp_path / "o.txt", "--profiles", "ideal")
+    assert given["ideal_bytes"] == best["ideal_bytes"]
+
+
 # ---------------------------------------------------------------------------------- TFLite files
 
 
@@ -409,7 +470,7 @@ def test_options_of_other_sources_are_refused_for_a_tflite_file(tflite_file):
     assert f"cnnlive inference {tflite_file}" in complaint("zoo", tflite_file)
 
 
-@pytest.mark.parametrize("command", ["arena", "order", "inference", "ops"])
+@pytest.mark.parametrize("command", ["arena", "order", "compare", "inference", "ops"])
 def test_a_damaged_tflite_file_is_one_line(command, tflite_file):
     whole = tflite_file.read_bytes()
     for content in (b"", whole[:100], whole[: len(whole) // 2], bytes(range(256)) * 8, b"some text\n"):
@@ -464,6 +525,14 @@ def test_a_list_of_buffers_is_no_network(buffers_file):
         (["arena", "alexnet", "--order", "nowhere.txt"], "nowhere.txt"),
         (["arena", "alexnet", "--profile", "torch", "--order", "best"], "--order best: the Python frames"),
         (["arena", "alexnet", "--out", "a.txt"], "--out a.txt ends in '.txt'; allowed: .csv, .json"),
+        (["compare"], "Missing argument"),
+        (["compare", "alexnet", "--profiles", "tflm,tflit"], "did you mean tflite"),
+        (["compare", "alexnet", "--profiles", " , "], "--profiles ' , ' names none; allowed: ideal, "),
+        (["compare", "alexnet", "--dtype", "int7"], "unknown dtype 'int7'"),
+        (["compare", "alexnet", "--batch", "0"], "batch=0"),
+        (["compare", "alexnet", "--out", "a.txt"], "allowed: .csv, .json"),
+        (["compare", "alexnet", "--order", "nowhere"], "nowhere"),
+        (["compare", "alxnet"], "did you mean alexnet"),
         (["arena", "a.csv", "--batch", "2"], "--batch is for networks, and a.csv is a list of buffers"),
         (["arena", "a.csv", "--no-fuse"], "is for networks, and a.csv is a list of buffers"),
     ],
@@ -481,21 +550,21 @@ def cyclic():
     return {"format": "cnnlive-graph-1", "name": "cyclic", "ops": ops, "outputs": [["b", 0]]}
 
 
-@pytest.mark.parametrize("command", ["order", "inference", "arena"])
+@pytest.mark.parametrize("command", ["order", "inference", "arena", "compare"])
 def test_a_cyclic_graph_is_one_line(command, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(cyclic()))
     words = complaint(command, tmp_path / "a.json")
     assert re.search(r"a\.json.*\bb\b", words)
 
 
-@pytest.mark.parametrize("command", ["order", "arena"])
+@pytest.mark.parametrize("command", ["order", "arena", "compare"])
 def test_a_truncated_file_is_one_line(command, branches_file):
     whole = branches_file.read_text()
     branches_file.write_text(whole[: len(whole) // 2])
     assert "branches.json" in complaint(command, branches_file)
 
 
-@pytest.mark.parametrize(("command", "out"), [("order", "o.txt"), ("arena", "o.csv")])
+@pytest.mark.parametrize(("command", "out"), [("order", "o.txt"), ("arena", "o.csv"), ("compare", "o.json")])
 def test_what_cannot_be_written_is_one_line(command, out, branches_file, tmp_path):
     (tmp_path / out).mkdir()
     assert f"{out}: Is a directory" in complaint(command, branches_file, "--out", tmp_path / out)
@@ -550,7 +619,9 @@ def test_a_file_is_whole_or_as_it_was(branches_file, tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [["order", "randwire", "--timeline"], ["order", "alexnet"],
                                        ["arena", "randwire"], ["arena", "densenet121", "--capacity", "1KiB"],
                                        ["arena", "densenet121", "--shared-objects"],
-                                       ["arena", "vgg16", "--capacity", "1GiB"]])  # fmt: skip
+                                       ["arena", "vgg16", "--capacity", "1GiB"],
+                                       ["compare", "densenet121"],
+                                       ["compare", "mobilenet_v2", "--dtype", "int8"]])  # fmt: skip
 def test_a_terminal_is_never_overflown(arguments, columns):
     text = run(*arguments, env={**WIDE, "COLUMNS": str(columns)}).stdout
     assert text
@@ -559,13 +630,14 @@ def test_a_terminal_is_never_overflown(arguments, columns):
 
 @pytest.mark.parametrize("arguments", [["order", "randwire"], ["order", "hrnet_w18"], ["arena", "densenet121"],
                                        ["arena", "randwire", "--capacity", "1GiB", "--order", "best"],
-                                       ["arena", "densenet121", "--shared-objects"]])  # fmt: skip
+                                       ["arena", "densenet121", "--shared-objects"],
+                                       ["compare", "mobilenet_v2", "--dtype", "int8"]])  # fmt: skip
 def test_a_report_fits_one_screen(arguments):
     assert len(run(*arguments, env=WIDE).stdout.splitlines()) <= 40
     assert len(run(*arguments, env={**WIDE, "COLUMNS": "80"}).stdout.splitlines()) <= 44
 
 
-@pytest.mark.parametrize("arguments", [["order", "randwire"], ["arena", "densenet121"]])
+@pytest.mark.parametrize("arguments", [["order", "randwire"], ["arena", "densenet121"], ["compare", "mobilenet_v2"]])
 def test_an_ascii_terminal_gets_ascii(arguments, monkeypatch):
     monkeypatch.setattr("cnnlive.report.text.is_ascii", lambda _console: True)
     text = run(*arguments).stdout

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import cnnlive
 from cnnlive import cli
+from cnnlive.plan.compare import STEPS
 from cnnlive.report.operators import operator_rows, operators_markdown
 from cnnlive.report.rules import DEFAULTS, RULES, value_words
 
@@ -137,6 +138,17 @@ def test_the_documented_keys_of_orders_and_arenas_are_the_real_ones():
     assert set(page["arena --shared-objects"]) == set(shared)
 
 
+def test_the_documented_keys_of_comparisons_are_the_real_ones():
+    page = documented("json.md")
+    data = json.loads(run("compare alexnet --json"))
+    assert set(page["compare"]) == set(data)
+    assert all(set(page["compare: profiles"]) == set(row) for row in data["profiles"])
+    steps = [step for row in data["profiles"] for step in row["steps"]]
+    assert set(page["compare: profiles.steps"]) == set(steps[0])
+    named = re.findall("`(.*?)`", page["compare: profiles.steps"]["name"][1])
+    assert named == list(STEPS)
+
+
 # Heading of docs/json.md -> a line whose answer it documents.
 LINES = {
     "inference": "inference alexnet",
@@ -145,6 +157,7 @@ LINES = {
     "order": "order alexnet",
     "arena": "arena alexnet",
     "arena --shared-objects": "arena alexnet --shared-objects",
+    "compare": "compare alexnet",
     "ops": "ops alexnet",
     "zoo": "zoo",
     "zoo NET": "zoo alexnet",

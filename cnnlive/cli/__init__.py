@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cnnlive.cli._group import main
 from cnnlive.cli._inference import inference, ops
-from cnnlive.cli._layout import arena, order
+from cnnlive.cli._layout import arena, compare, order
 from cnnlive.cli._lists import operators, optimizers, profiles, zoo
 from cnnlive.cli._tables import nasbench_memory
 from cnnlive.cli._training import fit, training
@@ -12,5 +12,18 @@ from cnnlive.cli._training import fit, training
 __all__ = ["main"]
 
 # In the order in which people meet them.
-for _command in (inference, training, fit, order, arena, ops, zoo, operators, optimizers, profiles, nasbench_memory):
+for _command in (
+    inference,
+    training,
+    fit,
+    order,
+    arena,
+    compare,
+    ops,
+    zoo,
+    operators,
+    optimizers,
+    profiles,
+    nasbench_memory,
+):
     main.add_command(_command)

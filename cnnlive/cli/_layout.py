@@ -1,4 +1,4 @@
-"""``cnnlive order`` and ``cnnlive arena``: in which order the ops run, and where the buffers lie."""
+"""``cnnlive order``, ``arena`` and ``compare``: in which order ops run, where buffers lie, what runtimes make of it."""
 
 # ruff: noqa: PLC0415 - imports inside the commands are what keeps the others quick
 
@@ -15,20 +15,27 @@ import click
 from cnnlive.cli._files import check_out, write_text
 from cnnlive.cli._nets import ORDER_HEAD, load_net, naming_order, read_order
 from cnnlive.cli._options import (
+    batch_option,
+    dtype_options,
     json_option,
     json_text,
     network_options,
+    order_option,
     read_dtype,
+    source_options,
+    with_options,
 )
 from cnnlive.errors import AttributeValueError, OrderError
+from cnnlive.profiles import PROFILES, profile_of
 
 if TYPE_CHECKING:
     from cnnlive.buffers import Buffers
     from cnnlive.lowered import Lowered
     from cnnlive.plan.arena import ArenaPlan
+    from cnnlive.plan.compare import Comparison
     from cnnlive.plan.order import OrderPlan
 
-__all__ = ["arena", "order"]
+__all__ = ["arena", "compare", "order"]
 
 _ORDER_EXAMPLES: Final = """\b
 Examples:
@@ -42,6 +49,11 @@ Examples:
   cnnlive arena model.onnx --out offsets.csv
   cnnlive arena buffers.csv --capacity 1MiB --time-limit 10
   cnnlive arena resnet50 --shared-objects"""
+_COMPARE_EXAMPLES: Final = """\b
+Examples:
+  cnnlive compare mobilenet_v2 --dtype int8
+  cnnlive compare model.tflite --profiles tflm,tflite,tinyengine
+  cnnlive compare resnet50 --profiles ideal,torch,onnxruntime --no-arena --out resnet50.csv"""
 _ORDER_ENDINGS: Final = (".json", ".csv", ".txt")
 _ORDER_OUT_HELP: Final = (
     "Write the order: .txt (names, one a line, which --order of other commands reads), .csv (step, op, name) or .json."
@@ -49,6 +61,7 @@ _ORDER_OUT_HELP: Final = (
 
 
 _ARENA_ENDINGS: Final = (".csv", ".json")
+_COMPARE_OUT_HELP: Final = "Write it: .csv (a row per profile, a column per step) or .json."
 _ARENA_OUT_HELP: Final = "Write the offsets: .csv (which `cnnlive arena` reads, with every buffer fixed) or .json."
 _CAPACITY_HELP: Final = "Ask whether so much is enough, as 256KiB; exit code 0: it fits, 1: it does not, 3: not known."
 _METHOD_HELP: Final = (
@@ -240,3 +253,78 @@ def _write_arena(plan: ArenaPlan, data: dict[str, Any], path: Path) -> None:
     file = io.StringIO()
     write_buffers(file, plan)
     write_text(path, file.getvalue())
+
+
+@click.command(short_help="The same network as several runtimes hold it, side by side.", epilog=_COMPARE_EXAMPLES)
+@lambda command: with_options(
+    command,
+    [
+        click.argument("net"),
+        click.option("--profiles", metavar="NAME,NAME,...", help="Some of `cnnlive profiles`.  [default: all]"),
+        batch_option,
+        *dtype_options(),
+        order_option,
+        click.option(
+            "--arena/--no-arena", "with_arena", default=True, show_default=True, help="Place the buffers, too."
+        ),
+        *source_options("used"),
+    ],
+)
+@click.option("--out", metavar="FILE", help=_COMPARE_OUT_HELP)
+@json_option
+def compare(
+    net: str, profiles: str | None, batch: int, dtype: str | None, dtypes: Sequence[str], order: str | None,
+    with_arena: bool, out: str | None, as_json: bool, train: bool | None, settings: Sequence[str],
+    input_shapes: Sequence[str],
+) -> None:  # fmt: skip
+    """Plan the same network under the rules of several runtimes, and say which rules make the difference.
+
+    From the profile `ideal` on, the rules of a profile are switched on in groups, one after the other; what each group
+    changes adds up to the whole difference. A runtime that cannot take the network as asked is listed with the reason.
+    """
+    path = check_out(out, _ARENA_ENDINGS, net)
+    names = None
+    if profiles is not None:
+        names = list(dict.fromkeys(name.strip() for name in profiles.split(",") if name.strip()))
+        if not names:
+            raise AttributeValueError(f"--profiles {profiles!r} names none; allowed: {', '.join(PROFILES)}")
+        for name in names:
+            profile_of(name)
+    steps = read_order(order)
+    graph = load_net(net, train, settings, input_shapes)
+    from cnnlive.plan.compare import compare_profiles
+
+    with naming_order(order):
+        found = compare_profiles(
+            graph, batch=batch, dtype=read_dtype(dtype, dtypes), profiles=names, order=steps, arena=with_arena
+        )
+    if path is not None:
+        write_text(path, _compare_text(found, path))
+    if as_json:
+        click.echo(json_text("compare", found.to_dict()))
+        return
+    from cnnlive.report.compare import compare_report
+    from cnnlive.report.text import open_console, show
+
+    console = open_console()
+    show(console, compare_report(found, columns=console.width))
+    if path is not None:
+        click.echo(f"\nwrote {path}")
+
+
+def _compare_text(found: Comparison, path: Path) -> str:
+    """Return what a file of a comparison holds, by its ending."""
+    if path.suffix.lower() == ".json":
+        return json_text("compare", found.to_dict()) + "\n"
+    from cnnlive.plan.compare import STEPS
+
+    file = io.StringIO()
+    rows = found.to_dict()["profiles"]
+    kept = [key for key in rows[0] if key != "steps"]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*kept, *("step_" + name.replace(" ", "_") for name in STEPS)])
+    for row in rows:
+        steps = {step["name"]: step["nbytes"] for step in row["steps"]}
+        changes = [steps.get(name, 0) if row["activation_peak_bytes"] is not None else None for name in STEPS]
+        writer.writerow([*(row[key] for key in kept), *changes])
+    return file.getvalue()

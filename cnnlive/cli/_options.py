@@ -58,19 +58,29 @@ def source_options(train: str) -> list[Callable[[F], F]]:
     ]
 
 
-def inference_options(order: bool = False, weights: bool = True) -> list[Callable[[F], F]]:
-    """Return the options that say how an inference runs; `order` and `weights`: those that not all take."""
-    options = [
+batch_option = click.option("--batch", default=1, show_default=True, help="First dimension of every network input.")
+order_option = click.option("--order", metavar="program|best|FILE", help=_ORDER_HELP)
+
+
+def dtype_options() -> list[Callable[[F], F]]:
+    """Return the options that say of which types the activations are."""
+    return [
         click.option("--dtype", metavar="TYPE", help=DTYPE_HELP),
         click.option("--dtype-of", "dtypes", multiple=True, metavar="NAME=TYPE", help=_DTYPE_OF_HELP),
-        click.option("--weight-dtype", metavar="TYPE", help="Type of the weights, where it differs from --dtype."),
+    ]
+
+
+def inference_options(order: bool = False, weights: bool = True) -> list[Callable[[F], F]]:
+    """Return the options that say how an inference runs; `order` and `weights`: those that not all take."""
+    weight = click.option("--weight-dtype", metavar="TYPE", help="Type of the weights, where it differs from --dtype.")
+    return [
+        *dtype_options(),
+        *([weight] if weights else []),
         click.option("--profile", default="ideal", show_default=True, metavar="NAME", help=PROFILE_HELP),
         click.option("--fuse/--no-fuse", default=None, help=_FUSE_HELP),
         click.option("--inplace", type=click.Choice(INPLACE), metavar="|".join(INPLACE), help=_INPLACE_HELP),
+        *([order_option] if order else []),
     ]
-    if not weights:
-        del options[2]
-    return [*options, click.option("--order", metavar="program|best|FILE", help=_ORDER_HELP)] if order else options
 
 
 def training_options() -> list[Callable[[F], F]]:
@@ -137,8 +147,7 @@ def network_options(order: bool = True, weights: bool = True) -> Callable[[F], F
     order, weights : bool
         Whether the command takes an order, and whether types of weights matter to it.
     """
-    batch = click.option("--batch", default=1, show_default=True, help="First dimension of every network input.")
-    options = [click.argument("net"), batch, *inference_options(order, weights), *source_options("used")]
+    options = [click.argument("net"), batch_option, *inference_options(order, weights), *source_options("used")]
     return lambda command: with_options(command, options)
 
 

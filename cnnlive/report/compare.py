@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from cnnlive.plan.compare import Comparison, ProfileRow
-from cnnlive.report.text import both_bytes, indented, note, plain_table
+from cnnlive.report.text import Lines, both_bytes, indented, note
 from cnnlive.units import format_bytes
 
 __all__ = ["compare_report", "compare_summary"]
@@ -33,7 +32,7 @@ def compare_report(found: Comparison, *, columns: int = 120) -> RenderableType:
     for row in refused:
         parts.append(indented(Text(f"{row.profile.name}: {row.reason}", "yellow")))
     steps = _steps(found)
-    if steps.row_count:
+    if steps.rows:
         parts += ["", Text(f"What makes the difference, from {found.ideal_bytes:,} B of ideal on:"), indented(steps)]
     if any(row.workspace_bytes for row in found.rows):
         words = ", ".join(f"{r.profile.name} {r.workspace_bytes:,} B" for r in found.rows if r.workspace_bytes)
@@ -55,7 +54,7 @@ def compare_summary(found: Comparison) -> Text:
     return text
 
 
-def _figures(found: Comparison, columns: int) -> Table:
+def _figures(found: Comparison, columns: int) -> Lines:
     people, arenas = columns >= _NARROW, any(row.arena_bytes is not None for row in found.rows)
     heads = [("profile", "l")]
     heads += [("activations", "r")] * people + [("bytes", "r")]
@@ -70,7 +69,7 @@ def _figures(found: Comparison, columns: int) -> Table:
         if arenas:
             cells += [f"{row.arena_bytes:,}" if row.arena_bytes is not None else "-", _over(row)]
         rows.append((*cells, format_bytes(row.weight_bytes), row.peak_op or ""))
-    return plain_table(heads, rows)
+    return Lines(heads, rows, gives=len(heads) - 1, may_go=(len(heads) - 2,), least=10)
 
 
 def _over(row: ProfileRow) -> str:
@@ -79,9 +78,11 @@ def _over(row: ProfileRow) -> str:
     return f"{100 * row.overhead:+.1f} %" if row.arena_bytes != row.activation_peak_bytes else ""
 
 
-def _steps(found: Comparison) -> Table:
+def _steps(found: Comparison) -> Lines:
     rows = []
     for row in found.rows:
         for i, step in enumerate(row.steps):
             rows.append((row.profile.name if i == 0 else "", step.name, f"{step.nbytes:+,}", step.words))
-    return plain_table([("profile", "l"), ("step", "l"), ("bytes", "r"), ("what it is", "l")], rows)
+    # Names differ at their ends and sentences do not: where there is no room for all of one, it is left out.
+    heads = [("profile", "l"), ("step", "l"), ("bytes", "r"), ("what it is", "l")]
+    return Lines(heads, rows, gives=0, may_go=(3,), least=12)
