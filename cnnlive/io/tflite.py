@@ -290,7 +290,7 @@ class _Reader:
 
     def kind(self, operator_: Any) -> str:
         """Return what the file calls an operator."""
-        index = operator_.OpcodeIndex()
+        index: int = operator_.OpcodeIndex()
         if not 0 <= index < len(self.codes):
             raise ReadError(f"damaged: an operator has the code {index}; allowed: 0 to {len(self.codes) - 1}")
         return self.codes[index]
