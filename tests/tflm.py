@@ -25,7 +25,7 @@ for path in sys.argv[1:]:
 def reason():
     """Say why there is no interpreter, or nothing if there is one."""
     if importlib.util.find_spec("tflite_micro") is None:
-        return "tflite-micro is not installed (it has wheels for CPython 3.11 on x86-64 Linux only)"
+        return "tflite-micro is not installed (it has wheels for CPython 3.10 to 3.14 on x86-64 Linux)"
     done = subprocess.run([sys.executable, "-c", "from tflite_micro import runtime"], capture_output=True, text=True,
                           timeout=120, check=False)  # fmt: skip
     return "" if done.returncode == 0 else f"tflite-micro cannot be imported: {done.stderr.strip().splitlines()[-1]}"
