@@ -291,8 +291,9 @@ def test_rows_grow_where_all_plans_are_kept(monkeypatch):
     expected = points(chain_frontier(chain, slots=None))
     deep = points(chain_frontier(chain, slots=None, nested=True))
     monkeypatch.setattr(module, "_PLANS", 2)
-    for width in (1, 2, 3, 5, 8, 12):
+    for width, room in ((1, 1), (1, 500), (2, 500), (5, 3), (500, 1)):
         monkeypatch.setattr(module, "_WIDTH", width)
+        monkeypatch.setattr(module, "_ROOM", room)
         assert points(chain_frontier(chain, slots=None)) == expected
         assert points(chain_frontier(chain, slots=None, nested=True)) == deep
     monkeypatch.setattr(module, "_MOST_POINTS", 100)
@@ -401,6 +402,8 @@ def test_plans_tell_what_they_do():
     assert len(plan.options) == chain.n == len(chain)
     assert "run again: " in str(plan)
     assert repr(frontier).startswith("<ChainFrontier 'four', one-level: ")
+    assert repr(chain) == f"<Chain 'four': 4 stages, {chain.keep_all_bytes} B with everything kept>"
+    assert repr(frontier[-1]) == f"<ChainPlan 'four': {chain.keep_all_bytes} B, 0.00% overhead>"
     assert 0 <= frontier.knee < len(frontier)
     assert frontier[-1].overhead == 0.0
     assert frontier[-1].runs[0] == ("save", 0, 0)
@@ -453,7 +456,7 @@ def test_what_is_wrong_with_a_question_is_named():
     for slots in (0, True, 2.5):
         with pytest.raises(RematError, match="slots is .*; allowed: a positive integer"):
             chain_frontier(chain, slots=slots)
-    with pytest.raises(RematError, match="max_stages is 1; allowed: an integer of 2 or more"):
+    with pytest.raises(RematError, match="max_stages is 1; allowed: an integer of 2 or more, or None"):
         chain_frontier(chain, max_stages=1)
     with pytest.raises(RematError, match="unknown method 'chen'; allowed: checkpoint_sequential"):
         chain_baseline(chain, "chen")

@@ -71,8 +71,8 @@ def merge(
 
 @kernel
 def scatter(
-    low: int, high: int, begin: int, base: float, shift: int, floor: int, choice: int, scale: float, need: I64,
-    over: F64, row_need: I64, row_over: F64, row_back: I64,
+    low: int, high: int, begin: int, base: float, shift: int, floor: int, choice: int, origin: int,
+    scale: float, need: I64, over: F64, row_need: I64, row_over: F64, row_back: I64,
 ) -> None:  # fmt: skip
     """Put the points `low` to `high` of a finished row, changed as by `merge`, into the slots of a row.
 
@@ -88,7 +88,7 @@ def scatter(
         v = base + over[i]
         back = (choice << 32) | (i - begin)
         i = high if x == floor else i + 1
-        slot = int(x * scale)
+        slot = int(np.sqrt((x - origin) * scale)) if scale else x - origin
         if v < row_over[slot] or (v == row_over[slot] and x < row_need[slot]):
             row_need[slot] = x
             row_over[slot] = v
@@ -155,7 +155,12 @@ def one_level(
         at = row_ptr[n - 1 - j]
         o = opt_ptr[j]
         sat = max(fwd[o], bwd[o], saved[o] + state[0])
-        scale = min(1.0, slots / max(1, sat))
+        # Each stage is kept once, so no plan takes less than origin.
+        origin = max(fwd[o], bwd[o])
+        for o in range(opt_ptr[j] + 1, opt_ptr[j + 1]):
+            origin = min(origin, max(fwd[o], bwd[o]))
+        origin = max(origin, state[1])
+        scale = slots * (slots / (sat - origin)) if sat - origin > slots else 0.0
         least = row_need.shape[0] - 1
         size = 0
         if slots:
@@ -217,7 +222,8 @@ def one_level(
                 continue
             start = first_below(low, high, best - shift, need)
             if slots:
-                scatter(start, high, low, base, shift, floor, choice, scale, need, over, row_need, row_over, row_back)
+                scatter(start, high, low, base, shift, floor, choice, origin, scale, need, over, row_need,
+                        row_over, row_back)  # fmt: skip
             else:
                 size = merge(size, reach, start, high, low, base, shift, floor, choice, need, over, row_need, row_over,
                              row_back, new_need, new_over, new_back)  # fmt: skip
@@ -234,6 +240,7 @@ def one_level(
                 back[at + r] = row_back[r]
         row_ptr[n - j] = at + size
         state[0] = sat
+        state[1] = origin
     return -1
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isqrt
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,9 +25,12 @@ _MOST_COST: Final = 1e30  # the nested table holds costs in 32 bits
 _MOST_OPTIONS: Final = 4
 _MOST_POINTS: Final = 20_000_000  # of all rows of a frontier that is not thinned: 480 MB
 _MOST_CELLS: Final = 2**30  # of the nested table: 4 GiB
+_STAGES: Final = 1024
+_NESTED_STAGES: Final = 512
 _FEW: Final = 32  # stages up to which the nested search is exact unless there are too many plans: one millisecond
 _FEW_POINTS: Final = 200_000
 _WIDTH: Final = 1024  # points of a row that there is room for at first, where all are kept
+_ROOM: Final = 128  # points that there is room for at first, for each stage
 _PLANS: Final = 1000  # plans that there is room for at first
 _PLACES: Final = 24  # ends of dropped runs looked at inside a coarse stage
 
@@ -405,7 +408,7 @@ class ChainFrontier(Columns):
 
 
 def chain_frontier(
-    chain: Chain, *, slots: int | None = 500, nested: bool = False, max_stages: int = 512
+    chain: Chain, *, slots: int | None = 500, nested: bool = False, max_stages: int | None = None
 ) -> ChainFrontier:
     """Find what a chain costs at every budget.
 
@@ -459,35 +462,21 @@ def chain_frontier(
     """
     if slots is not None and (not isinstance(slots, int | np.integer) or isinstance(slots, bool) or slots < 1):
         raise RematError(f"slots is {slots!r}; allowed: a positive integer, or None for every plan")
-    if not isinstance(max_stages, int | np.integer) or isinstance(max_stages, bool) or max_stages < 2:
-        raise RematError(f"max_stages is {max_stages!r}; allowed: an integer of 2 or more")
+    limit = max_stages
+    if limit is not None and (not isinstance(limit, int | np.integer) or isinstance(limit, bool) or limit < 2):
+        raise RematError(f"max_stages is {max_stages!r}; allowed: an integer of 2 or more, or None")
     steps = _steps(chain)
-    search = steps if chain.n <= max_stages else None
-    coarse = None if search is not None else _coarsen(steps, int(max_stages))
-    search = search or coarse.steps  # type: ignore[union-attr]
-    n = len(search.cost)
     keep_all = int(_measure(steps, np.array([0, chain.n]), np.full(chain.n, -1, np.int32))[0][0])
-    exact = slots is None or (keep_all <= slots and coarse is None)
-    plan_ptr, nodes, peak, over = _one_level(search, slots)
-    found: list[_Pool] = []
+    found = [_cut(chain, steps, int(limit or _STAGES), lambda s: _one_level(s, slots))]
     if nested:
-        few = _lists(search, _MOST_POINTS if slots is None else _FEW_POINTS) if slots is None or n <= _FEW else None
-        if few is None and slots is None:
-            raise _too_many(n)
-        found.append(few or _nested(search, slots or 0))
-    pools = []
-    if coarse is None:
-        pools = [(plan_ptr, nodes, peak, over)]
-    else:
-        found = [_unfold(coarse, chain, *pool) for pool in [(plan_ptr, nodes), *found]]
-    if not exact or nested:
+        found.append(_cut(chain, steps, int(limit or _NESTED_STAGES), lambda s: _nested(s, slots)))
+    if nested or (slots is not None and keep_all > slots) or chain.n > int(limit or _STAGES):
         found += [_baseline(chain, method) for method in BASELINES if nested or method != "revolve"]
-    pools += [(*pool, *_measure(steps, *pool)) for pool in found]
-    return _pareto(chain, "nested" if nested else "one-level", pools, keep_all)
+    return _pareto(chain, "nested" if nested else "one-level", steps, found, keep_all)
 
 
 def plan_chain(
-    chain: Chain, *, budget: int, slots: int | None = 500, nested: bool = False, max_stages: int = 512
+    chain: Chain, *, budget: int, slots: int | None = 500, nested: bool = False, max_stages: int | None = None
 ) -> ChainPlan:
     """Find the plan of least cost whose peak is at most `budget` bytes.
 
@@ -549,12 +538,10 @@ def chain_baseline(
         raise RematError(f"unknown method {method!r}; allowed: {', '.join(BASELINES)}")
     steps = _steps(chain)
     keep_all = int(_measure(steps, np.array([0, chain.n]), np.full(chain.n, -1, np.int32))[0][0])
-    pool = _baseline(chain, method)
-    return _pareto(chain, method, [(*pool, *_measure(steps, *pool))], keep_all)
+    return _pareto(chain, method, steps, [_baseline(chain, method)], keep_all)
 
 
 _Pool = tuple[I64, I32]
-_Measured = tuple[I64, I32, I64, F64]
 
 
 def _steps(chain: Chain) -> _Steps:
@@ -578,26 +565,35 @@ def _measure(steps: _Steps, plan_ptr: I64, nodes: I32) -> tuple[I64, F64]:
     return peak, over
 
 
-def _pareto(chain: Chain, method: str, pools: Sequence[_Measured], keep_all: int) -> ChainFrontier:
-    peak = np.concatenate([pool[2] for pool in pools])
-    over = np.concatenate([pool[3] for pool in pools])
+def _pareto(chain: Chain, method: str, steps: _Steps, pools: Sequence[_Pool], keep_all: int) -> ChainFrontier:
+    """Measure plans, and leave those that none is better than."""
+    measured = [_measure(steps, *pool) for pool in pools]
+    peak, over = (np.concatenate([m[i] for m in measured]) for i in range(2))
     order = np.lexsort((over, peak))
     best = np.minimum.accumulate(over[order])
     # sums of the same costs in another order are no other plan
     order = order[np.concatenate([[True], over[order][1:] < best[:-1] * (1.0 - 1e-12)])]
-    lists = [nodes[a:b] for p, nodes, *_ in pools for a, b in pairwise(p.tolist())]
+    lists = [nodes[a:b] for plan_ptr, nodes in pools for a, b in pairwise(plan_ptr.tolist())]
     lists = [lists[i] for i in order.tolist()]
     ptr = np.cumsum([0, *map(len, lists)])
     return ChainFrontier(chain, method, column(peak[order]), _real(over[order]), column(ptr),
                          _narrow(np.concatenate(lists)), keep_all)  # fmt: skip
 
 
-def _one_level(steps: _Steps, slots: int | None) -> _Measured:
+def _cut(chain: Chain, steps: _Steps, stages: int, search: Callable[[_Steps], _Pool]) -> _Pool:
+    """Return what a search finds for a chain, or for the chain of so many parts of it where it is longer."""
+    if chain.n <= stages:
+        return search(steps)
+    coarse = _coarsen(steps, stages)
+    return _unfold(coarse, chain, *search(coarse.steps))
+
+
+def _one_level(steps: _Steps, slots: int | None) -> _Pool:
     n = len(steps.cost)
     most = slots or 0
     width = most + 3 if slots else _WIDTH
-    room = n * (most + 3) + 1 if slots else n * _WIDTH // 8 + 1
-    state, row_ptr = np.zeros(1, np.int64), np.zeros(n + 1, np.int64)
+    room = n * (most + 3) + 1 if slots else n * _ROOM + 1
+    state, row_ptr = np.zeros(2, np.int64), np.zeros(n + 1, np.int64)
     store = _points(room)
     begin = n - 1
     while True:
@@ -607,24 +603,23 @@ def _one_level(steps: _Steps, slots: int | None) -> _Measured:
         if begin < 0:
             break
         if 2 * len(store[0]) > _MOST_POINTS:
-            raise _too_many(n)
+            _too_many(n)
         store = _grown(store)
         width *= 2
-    need, over, back = store
-    at, count = int(row_ptr[n - 1]), int(row_ptr[n] - row_ptr[n - 1])
+    count = int(row_ptr[n] - row_ptr[n - 1])
     plan_ptr = np.zeros(count + 1, np.int64)
     nodes = np.empty(2 * n * min(count, _PLANS), np.int32)
     done = 0
-    while (done := kernels.one_level_plans(done, count, n, row_ptr, back, plan_ptr, nodes)) < count:
+    while (done := kernels.one_level_plans(done, count, n, row_ptr, store[2], plan_ptr, nodes)) < count:
         nodes = np.concatenate([nodes, np.empty_like(nodes)])
-    return plan_ptr, nodes, need[at : at + count] + steps.act[0], over[at : at + count]
+    return plan_ptr, nodes
 
 
 def _lists(steps: _Steps, most: int) -> _Pool | None:
     """Return the plans of the whole nested frontier, or None if the search for it passes so many points."""
     n = len(steps.cost)
     rows = np.zeros((n, n, 2), np.int64)
-    store, width = _points(n * n * _WIDTH // 32 + 1), _WIDTH
+    store, width = _points(n * n * _ROOM // 4 + 1), _WIDTH
     begin = 0
     while True:
         store[0][-1], store[1][-1] = 0, 0.0
@@ -650,8 +645,8 @@ def _grown(store: tuple[I64, F64, I64]) -> tuple[I64, F64, I64]:
     return need, over, back
 
 
-def _too_many(n: int) -> RematError:
-    return RematError(
+def _too_many(n: int) -> NoReturn:
+    raise RematError(
         f"the plans of {n:,} stages pass {_MOST_POINTS:,} points with slots=None; allowed: a number of slots"
     )
 
@@ -660,7 +655,14 @@ def _points(count: int) -> tuple[I64, F64, I64]:
     return np.empty(count, np.int64), np.empty(count), np.empty(count, np.int64)
 
 
-def _nested(steps: _Steps, slots: int) -> _Pool:
+def _nested(steps: _Steps, slots: int | None) -> _Pool:
+    n = len(steps.cost)
+    if slots is None:
+        return _lists(steps, _MOST_POINTS) or _too_many(n)
+    return (_lists(steps, _FEW_POINTS) if n <= _FEW else None) or _by_table(steps, slots)
+
+
+def _by_table(steps: _Steps, slots: int) -> _Pool:
     n = len(steps.cost)
     least, free = np.zeros((n, n), np.int64), np.zeros((n, n), np.int64)
     kernels.limits(*steps[1:], least, free)
