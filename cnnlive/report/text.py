@@ -17,6 +17,7 @@ from rich.text import Text
 
 from cnnlive.plan.inference import InferencePlan, OpRow
 from cnnlive.plan.rules import RuleOfThumb
+from cnnlive.profiles import PROFILES, Profile
 from cnnlive.report.reasons import bytes_by_type, last_use, reasons, stored_kinds
 from cnnlive.units import format_bytes, format_count
 
@@ -119,12 +120,17 @@ def _verdict(difference: int, exact: int, cancels: bool) -> str:
     return f"the rule is {percent(difference, exact)} too {'low' if difference > 0 else 'high'}"
 
 
+def _inplace(rules: Profile) -> str:
+    return "in place as the runtime's kernels do" if rules.takeover is not None else _INPLACE[rules.inplace]
+
+
 def header(plan: InferencePlan, what: str = "inference") -> Text:
     """Return the line that says what was planned: the network, `what` of it, batch, types and rules."""
     rules = f"profile {plan.profile.name}{', fused' if plan.profile.fuse else ''}"
     parts = [f"{what}, batch {plan.batch}", " and ".join(bytes_by_type(plan)) or "no activations", rules]
-    if plan.profile.inplace != "graph":
-        parts.append(_INPLACE[plan.profile.inplace])
+    usual = PROFILES.get(plan.profile.name)
+    if plan.profile.inplace != (usual.inplace if usual is not None else "graph"):
+        parts.append(_inplace(plan.profile))
     return Text.assemble((plan.name or "network", "bold"), "  ", " · ".join(parts))
 
 
@@ -232,7 +238,7 @@ def _counted(plan: InferencePlan) -> str:
     frames = " or the end of the module call that holds it" if rules.frames else ""
     return (
         f"counted: every tensor from the step that writes it through its last reader{frames}, views and ops in place "
-        f"({_INPLACE[rules.inplace].removeprefix('in place ')}) once; "
+        f"({_inplace(rules).removeprefix('in place ')}) once; "
         f"{image}; outputs live to the end{scratch}; weights in full. "
         "Not counted: rounding and fragmentation of an allocator, workspaces of kernels, the runtime."
     )
