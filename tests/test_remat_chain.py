@@ -35,12 +35,13 @@ def chains(draw, max_stages=6, most=5):
                     options=options, gradient_bytes=grad)  # fmt: skip
 
 
-def random_chain(n, rng, most=60):
+def random_chain(n, rng, most=60, partly=False):
     """A chain like a CNN's: sizes fall, what is saved is one and a half to five times the output."""
     act = (most * 0.5 ** (np.arange(n + 1) * 6 // (n + 1)) * rng.uniform(0.5, 1.5, n + 1)).astype(int)
     saved = (act[1:] * rng.uniform(1.5, 5, n)).astype(int)
     cost = rng.integers(1, 9, n)
-    return Chain.of(cost, 2 * cost, act, saved, forward_temp=rng.integers(0, 5, n))
+    options = [[(0.5, int(a + s) // 2, 3)] for a, s in zip(act[1:], saved, strict=True)] if partly else None
+    return Chain.of(cost, 2 * cost, act, saved, forward_temp=rng.integers(0, 5, n), options=options)
 
 
 class Memory:
@@ -287,11 +288,11 @@ def test_more_budget_never_costs_more_and_too_little_names_what_is_enough():
 
 
 def test_rows_grow_where_all_plans_are_kept(monkeypatch):
-    chain = random_chain(10, np.random.default_rng(3), most=4000)
+    chain = random_chain(10, np.random.default_rng(3), most=4000, partly=True)
     expected = points(chain_frontier(chain, slots=None))
     deep = points(chain_frontier(chain, slots=None, nested=True))
     monkeypatch.setattr(module, "_PLANS", 2)
-    for width, room in ((1, 1), (1, 500), (2, 500), (5, 3), (500, 1)):
+    for width, room in ((1, 1), (1, 999), (2, 999), (3, 999), (5, 3), (999, 1)):
         monkeypatch.setattr(module, "_WIDTH", width)
         monkeypatch.setattr(module, "_ROOM", room)
         assert points(chain_frontier(chain, slots=None)) == expected

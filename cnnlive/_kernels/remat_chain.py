@@ -555,21 +555,17 @@ def merge_pairs(
 
 @kernel
 def lists(
-    begin: int, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64,
+    begin: int, at: int, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64,
     fwd: I64, bwd: I64, rows: I64, need: I64, over: F64, back: I64, row_need: I64, row_over: F64, row_back: I64,
     new_need: I64, new_over: F64, new_back: I64,
 ) -> int:  # fmt: skip
     """Fill the whole frontier of stages a to b, for all of them, in exact bytes; nothing is rounded or left out.
 
     The list of stages a to b is ``need[rows[a, b, 0]:rows[a, b, 1]]``, from most bytes to least. Lists are made in
-    rising order of ``(n - 1 - a) * n + b``, from the one numbered `begin` on. Returns the number of the list at which
-    room ran out, -1 if none did.
+    rising order of ``(n - 1 - a) * n + b``, from the one numbered `begin` on, which goes to `at`. Returns the number of
+    the list at which room ran out, -1 if none did.
     """
     n = held.shape[0]
-    at = 0
-    if begin:
-        c = begin - 1
-        at = rows[n - 1 - c // n, c % n, 1] if c % n >= n - 1 - c // n else rows[n - c // n, n - 1, 1]
     for number in range(begin, n * n):
         a = n - 1 - number // n
         b = number % n

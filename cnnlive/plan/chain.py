@@ -623,7 +623,8 @@ def _lists(steps: _Steps, most: int) -> _Pool | None:
     begin = 0
     while True:
         store[0][-1], store[1][-1] = 0, 0.0
-        begin = kernels.lists(begin, *steps, rows, *store, *_points(width), *_points(width))
+        begin = kernels.lists(begin, int(rows[:, :, 1].max()), *steps, rows, *store, *_points(width),
+                              *_points(width))  # fmt: skip
         if begin < 0:
             break
         if 2 * len(store[0]) > most:
