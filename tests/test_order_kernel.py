@@ -1,8 +1,10 @@
 """The kernels behind execution orders, small enough to run uncompiled: graphs in flat arrays, words, limits."""
 
 import itertools
+import random
 
 import numpy as np
+import order_graphs
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from strategies import graphs
 
 from cnnlive import Graph, errors, lower, plan_inference
 from cnnlive._kernels import order as kernels
+from cnnlive.plan import order_search
 from cnnlive.plan.order import minimum_peaks, plan_order, share_codes
 from cnnlive.profiles import Profile
 
@@ -251,10 +254,57 @@ def test_what_is_left_undecided_is_halved():
 def test_states_grow_as_the_search_asks_for_more(monkeypatch):
     net = lower(branch(6))
     whole = plan_order(net)
-    monkeypatch.setattr("cnnlive.plan.order._FIRST_STATES", 2)
+    monkeypatch.setattr("cnnlive.plan.order_search._FIRST_ROOM", 1)
     grown = plan_order(net)
     assert grown.order.tolist() == whole.order.tolist()
-    assert grown.n_states > whole.n_states
+    assert grown.n_states == whole.n_states > 100
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["with rules of thumb", "by search alone"])
+def test_blocks_have_the_least_peak_of_all_sets(monkeypatch, alone):
+    if alone:
+        monkeypatch.setattr(order_search.BlockSearch, "_rules_of_thumb", lambda self: None)
+        monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
+    for seed in range(60):
+        graph = order_graphs.drawn(random.Random(seed), 11, seed % 2 == 0)
+        sets, found = order_graphs.Sets(graph), graph.best()
+        assert found.peak == found.bound == sets.least() == sets.peak(found.order.tolist()), seed
+
+
+@pytest.mark.parametrize("states", [1, 4, 30, 1000])
+def test_a_search_within_limits(states):
+    graph = order_graphs.wide(7, random.Random(3))
+    whole, sets = graph.best(), order_graphs.Sets(graph)
+    found = graph.best(states)
+    assert found.bound <= whole.peak == whole.bound <= found.peak == sets.peak(found.order.tolist())
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_beams_give_orders(monkeypatch, width):
+    monkeypatch.setattr(order_search.BlockSearch, "_rules_of_thumb", lambda self: None)
+    monkeypatch.setattr(order_search, "_WIDTHS", (width,))
+    graph = order_graphs.wide(6, random.Random(4))
+    found = graph.best(2)
+    assert found.peak == order_graphs.Sets(graph).peak(found.order.tolist())
+
+
+def test_sets_of_blocks_move_their_base_and_reach_over_words(monkeypatch):
+    """Two long chains whose ops cannot be joined, in sets of one word and of more."""
+    graph = order_graphs.Columns()
+    x = graph.op([], [9], held=2)[0]
+    ends = []
+    for shift in range(2):
+        y = x
+        for k in range(70):
+            y = graph.op([y, x], [3 + (7 * k * k + shift) % 11])[0]
+        ends.append(y)
+    graph.held[graph.op(ends, [40])[0]] = 4
+    monkeypatch.setattr(order_search, "_FIRST_ROOM", 1)
+    whole = graph.best(4000)
+    monkeypatch.setattr(order_search, "_WORDS", 1)
+    narrow = graph.best(4000)
+    assert narrow.bound <= whole.peak
+    assert whole.bound <= narrow.peak == order_graphs.Sets(graph).peak(narrow.order.tolist())
 
 
 def test_rules_of_thumb_take_over_what_dies():

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from time import perf_counter
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnlive._kernels.order import list_order, model, solve, survey
 from cnnlive._kernels.order import minimum_peaks as _minimum_peaks
+from cnnlive._kernels.order import model, survey
 from cnnlive._types import I32, I64, Columns, csr, frozen
 from cnnlive.errors import GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
 from cnnlive.plan.inference import plan_inference
+from cnnlive.plan.order_search import BlockSearch
 from cnnlive.profiles import Inplace, Profile
 from cnnlive.units import format_bytes
 
@@ -33,6 +35,8 @@ class OrderPlan(Columns):
     ----------
     name : str
         The network.
+    profile : Profile
+        The rules that held.
     network : Lowered
         What was ordered, ops numbered as in `order`: the fused network where the profile fuses.
     order : (n_ops,) int64
@@ -44,12 +48,13 @@ class OrderPlan(Columns):
     lower_bound : int
         No order has a lower peak.
     status : {"optimal", "feasible"}
-        ``"feasible"``: the states ran out first; the order is the best found.
+        ``"feasible"``: states or time ran out first; the order is the best found.
     n_states : int
         Sets of ops that the search kept.
     """
 
     name: str
+    profile: Profile
     network: Lowered
     order: I64
     peak_bytes: int
@@ -73,6 +78,22 @@ class OrderPlan(Columns):
         """Names of the ops in execution order."""
         return tuple(self.network.op_names[op] for op in self.order.tolist())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: what ``cnnlive order --json`` prints."""
+        return {
+            "network": self.name,
+            "profile": self.profile.name,
+            "inplace": self.profile.inplace,
+            "fuse": self.profile.fuse,
+            "order": list(self.op_names),
+            "peak_bytes": self.peak_bytes,
+            "program_peak_bytes": self.program_peak_bytes,
+            "lower_bound": self.lower_bound,
+            "status": self.status,
+            "gap": self.gap,
+            "n_states": self.n_states,
+        }
+
     def __str__(self) -> str:
         proof = "proven least" if self.optimal else f"no order below {self.lower_bound:,} B"
         return (
@@ -94,6 +115,7 @@ def plan_order(
     fuse: bool | None = None,
     inplace: Inplace | bool | None = None,
     max_states: int = MAX_STATES,
+    time_limit: float | None = None,
 ) -> OrderPlan:
     """Find an execution order with the least activation peak, and prove it.
 
@@ -105,28 +127,35 @@ def plan_order(
     graph, batch, dtype, profile, fuse, inplace
         As for :func:`cnnlive.plan_inference`.
     max_states : int
-        Sets of ops that the search may keep, at 100 bytes each. Where they run out the plan is ``"feasible"``.
+        Sets of ops that a search may keep, at some 150 bytes each; all searches together may visit four times as many.
+        Where they run out the plan is ``"feasible"``.
+    time_limit : float, optional
+        Seconds after which the search stops, with a plan that is ``"feasible"`` unless it is proven by then. It is
+        looked at every few milliseconds, so this, too, is when an interrupt (Ctrl-C) ends the search.
 
     Returns
     -------
     OrderPlan
-        The program's order itself where that is optimal. Equal arguments give equal orders.
+        The program's order itself where that is optimal. Equal arguments give equal orders, unless time runs out.
 
     Raises
     ------
     OrderError
-        If the profile has ``frames``, which are of the program's order, or `max_states` is no positive integer.
+        If the profile has ``frames``, which are of the program's order, or a limit is no positive number.
     ShapeError, DTypeError, UnknownProfileError, GraphError
         As :func:`cnnlive.plan_inference` does.
 
     Notes
     -----
     The problem is NP-hard (Sethi 1975). The bytes alive depend on the set of ops that have run and not on their order,
-    so the least peak is a bottleneck path through those sets. Bounds come first (a chain needs no search); the net is
-    parted at ops comparable with all others; in each part all sets that can be reached within a level are visited,
-    deepest first, before the level rises to the next at which any of them could go on. An op that leaves no more bytes
-    alive than before, and stays within the level, is run at once, which loses no optimum: bytes alive are a submodular
-    function of the set.
+    so the least peak is a bottleneck path through those sets. Bounds come first (a chain needs no search). Ops that
+    some best order runs one after the other become blocks, by the argument behind the segments of Liu (1987): a
+    producer that only adds bytes is delayed until somebody wants them, a consumer that only frees them follows at once,
+    where neither takes more than the other. The net is parted at blocks comparable with all others. Rules of thumb and
+    beams give a peak; then a search visits all sets that can be reached below it, depth first. Whatever leaves no more
+    bytes alive than before is run at once, which loses no order, since bytes alive are a submodular function of the
+    set. If the search ends, the peak is proven. If it costs too much, lower levels are tried for the bound, blocks
+    around the peak are put in order anew, and it is tried again with more.
 
     Examples
     --------
@@ -140,6 +169,10 @@ def plan_order(
     (2336, 4352, 'optimal')
     """
     _check_states(max_states)
+    if time_limit is not None and (
+        isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not time_limit > 0
+    ):
+        raise OrderError(f"time_limit={time_limit!r}; allowed: seconds above 0, or None")
     plan = plan_inference(graph, batch=batch, dtype=dtype, profile=profile, fuse=fuse, inplace=inplace)
     if plan.profile.frames:
         raise OrderError(
@@ -147,9 +180,9 @@ def plan_order(
             "least peaks are those of another profile, such as 'torch_fx'"
         )
     best = best_order(plan.network, plan._lives.share, plan._lives.held, plan._nbytes, plan._scratch,
-                      max_states)  # fmt: skip
-    return OrderPlan(plan.name, plan.network, best.order, best.peak, plan.activation_peak_bytes, best.bound,
-                     "optimal" if best.peak == best.bound else "feasible", best.n_states)  # fmt: skip
+                      max_states, time_limit)  # fmt: skip
+    return OrderPlan(plan.name, plan.profile, plan.network, best.order, best.peak, plan.activation_peak_bytes,
+                     best.bound, "optimal" if best.peak == best.bound else "feasible", best.n_states)  # fmt: skip
 
 
 def minimum_peak(
@@ -161,6 +194,7 @@ def minimum_peak(
     fuse: bool | None = None,
     inplace: Inplace | bool | None = None,
     max_states: int = MAX_STATES,
+    time_limit: float | None = None,
 ) -> int:
     """Return the least activation peak of any legal order, in bytes; arguments as for :func:`plan_order`.
 
@@ -170,7 +204,7 @@ def minimum_peak(
         Beside what :func:`plan_order` raises: if the states run out before the proof. That plan has the bounds.
     """
     plan = plan_order(graph, batch=batch, dtype=dtype, profile=profile, fuse=fuse, inplace=inplace,
-                      max_states=max_states)  # fmt: skip
+                      max_states=max_states, time_limit=time_limit)  # fmt: skip
     if not plan.optimal:
         raise OrderError(
             f"{plan.name or 'network'}: {max_states:,} states do not tell the least peak; it is at least "
@@ -189,7 +223,13 @@ class BestOrder(NamedTuple):
 
 
 def best_order(
-    net: Lowered, share: I64, held: I64, nbytes: I64, scratch: I64, max_states: int = MAX_STATES
+    net: Lowered,
+    share: I64,
+    held: I64,
+    nbytes: I64,
+    scratch: I64,
+    max_states: int = MAX_STATES,
+    time_limit: float | None = None,
 ) -> BestOrder:
     """Find the best order of a lowered net whose tensors share and keep bytes as ``live_ranges`` is told.
 
@@ -197,7 +237,7 @@ def best_order(
     ----------
     share, held, nbytes, scratch
         As for ``liveness.live_ranges`` and ``peak_of``.
-    max_states : int
+    max_states, time_limit
         As for :func:`plan_order`.
 
     Returns
@@ -207,69 +247,29 @@ def best_order(
     """
     inputs = (net.in_ptr, net.in_idx, net.out_ptr, share, held, nbytes, scratch, net.before_ptr, net.before_idx)
     # The kernels are compiled for arrays that may be written: those of `minimum_peaks`.
-    return _best_order([a.copy() for a in inputs], max_states)
+    return _best_order([a.copy() for a in inputs], max_states, time_limit)
 
 
-def _best_order(graph: Sequence[I64], max_states: int) -> BestOrder:
+def _best_order(graph: Sequence[I64], max_states: int, time_limit: float | None = None) -> BestOrder:
     """Do what :func:`best_order` does, for the columns of a graph in the order in which the kernel takes them."""
+    until = None if time_limit is None else perf_counter() + time_limit
     n_ops, n_tensors, n_edges, n_before = len(graph[3]), len(graph[5]), len(graph[1]), len(graph[8])
     work = _arrays(_model_sizes(n_ops, n_tensors, n_edges, n_before))
-    columns = [work[name] for name in _MODEL]
-    surveyed = [work[name] for name in _SURVEYED]
-    to_model = [work[name] for name in (*_SCRATCH, *_MODEL, "birth")]
-    to_survey = [*columns, work["birth"], work["successor"], *surveyed]
     program = np.arange(n_ops)
-    n, alive, start = model(n_ops, False, *[*graph, program, *to_model])
-    bound, peak = survey(n, alive, start, *to_survey)
+    n, alive, start = model(n_ops, False, *[*graph, program, *[work[name] for name in (*_SCRATCH, *_MODEL, "birth")]])
+    bound, peak = survey(n, alive, start, *[work[name] for name in (*_MODEL, "birth", "successor", *_SURVEYED)])
     first = np.flatnonzero(work["place"][:n_ops] < 0)
     if start > alive and first[-1] >= len(first):
         # A network input that nobody reads goes after its own step, which is best run early.
         program = np.concatenate([first, work["op_of"][:n]])
     if peak == bound:
         return BestOrder(frozen(program), int(peak), int(bound), 0)
-    # The best simple order numbers the search, so that what runs together stands together.
-    n, *_ = model(n_ops, True, *[*graph, program.copy(), *to_model])
-    survey(n, alive, start, *to_survey)
-    simple = _in_full(_by_rules_of_thumb(n, alive, start, work), work["place"][:n_ops])
-    model(n_ops, True, *[*graph, simple, *to_model])
-    survey(n, alive, start, *to_survey)
-    sequence = np.arange(n)
-    at, reached, n_states, capacity = 0, bound, 0, min(_FIRST_STATES, max_states)
-    while at < n:
-        states, mask = _states(capacity)
-        rest = [*columns, *surveyed, *states, sequence]
-        at, bound, reached, kept = solve(at, n, bound, reached, capacity == max_states, capacity, 0, mask, *rest)
-        n_states += int(kept)
-        capacity = min(8 * capacity, max_states)
-    if reached < peak:
-        program, peak = _in_full(sequence, work["place"][:n_ops]), reached
-    return BestOrder(frozen(program), int(peak), int(bound), n_states)
-
-
-def _in_full(sequence: I64, place: I64) -> I64:
-    """Return an order of a model's ops as one of all: free ops first, and what is part of an op right before it."""
-    rank = np.empty(len(sequence) + 1, np.int64)
-    rank[sequence] = np.arange(len(sequence))
-    rank[-1] = -1
-    return np.argsort(rank[np.where(place < -1, -2 - place, place)], kind="stable")
-
-
-def _by_rules_of_thumb(n: int, alive: int, start: int, work: Mapping[str, I64]) -> I64:
-    """Return the best of the model's order and two rules of thumb, part by part, in numbers of the model."""
-    begins = np.flatnonzero(work["part"][:n])
-    ends = work["part"][begins]
-    best = np.arange(n)
-    tallest = np.maximum.reduceat(work["need"][:n], begins)
-    names = ("pred_ptr", "pred_idx", "use_ptr", "use_idx", "takes", "user_ptr", "size", "fresh", "stays", "extra")
-    scratch = _arrays({"next_ptr": n + 1, "next_idx": len(work["pred_idx"]), "waiting": n, "wanted": len(work["size"]),
-                       "ready": n, "sequence": n, "need": n})  # fmt: skip
-    for least_after in (True, False):
-        list_order(n, alive, start, least_after, *[work[name] for name in names], *scratch.values())
-        peaks = np.maximum.reduceat(scratch["need"], begins)
-        better = np.repeat(peaks < tallest, ends - begins)
-        best[better] = scratch["sequence"][better]
-        tallest = np.minimum(tallest, peaks)
-    return best
+    search = BlockSearch(work, n, n_tensors, n_edges + n_before, int(alive), max(int(start), int(bound)), max_states,
+                         until)  # fmt: skip
+    search.run()
+    if search.peak < peak:
+        program, peak = np.concatenate([first, work["op_of"][search.ops()]]), search.peak
+    return BestOrder(frozen(program), int(peak), search.bound, search.n_states)
 
 
 # Names of the kernels' arrays, in the order in which they take them.
