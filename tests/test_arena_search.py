@@ -105,7 +105,7 @@ KINDS = ["plain", "gaps", "scaled", "aligned", "equally aligned", "pinned", "pin
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_placement_is_as_low_as_trying_every_order_makes_it(kind):
     rng = np.random.default_rng(KINDS.index(kind))
-    for _ in range(int(300 * MANY)):
+    for _ in range(int(250 * MANY)):
         b = some_buffers(rng, int(rng.integers(1, 7)), kind)
         least = least_height(b)
         found = search_placement(b)
@@ -381,3 +381,18 @@ def test_the_challenging_instances_of_minimalloc_are_solved(name):
         best = search_placement(b)
         assert (best.status, best.height) == ("optimal", 1_039_360 if name == "C" else 1_048_576)
         assert legal_height(b, best.offsets) == best.height
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the cases of other planners are not at hand")
+def test_the_optima_of_other_planners_cases_are_met():
+    read_rows = [line.split(",") for line in (SHARED / "allocation_cases" / "cases.csv").read_text().split()[1:]]
+    optima = [
+        line.split(",")[:6] for line in (SHARED / "allocation_cases" / "expected.csv").read_text().splitlines()[1:]
+    ]
+    assert len(optima) >= 20
+    for name, *_, optimum in optima:
+        lower, upper, size, align = np.array([r[2:6] for r in read_rows if r[0] == name], dtype=np.int64).T
+        b = Buffers.of(lower, upper, -(-size // align) * align, alignment=align)
+        found = search_placement(b)
+        assert (found.status, found.height) == ("optimal", int(optimum)), name
+        assert legal_height(b, found.offsets) == found.height

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import gcd
+from random import Random
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -39,9 +40,13 @@ _SEARCHES: Final = (
     ("CA", 1000.0, 0.0),
     ("TA", 0.0, 1.0),
 )
+# Of these are the searches of later rounds drawn: another search is likelier to find something than more of the same.
+_ORDERS: Final = ("TWA", "TC", "CA", "WA", "CT", "TA", "WZ", "AT", "TZ", "ZW", "ZA")
+_BY_HEIGHT: Final = (0.0, 0.3, 1.0, 3.0, 10.0, 1000.0)
+_LEARN: Final = (0.0, 0.01, 0.1, 1.0)
 # Nodes of the first round for each buffer; a search that goes straight through takes one.
 _FIRST_NODES: Final = 3
-_GROWTH: Final = 3
+_GROWTH: Final = 2
 # Nodes between two looks at the clock, tenths of a second at most.
 _SLICE: Final = 2000
 # Above these a part of time is not searched: lists of neighbours take memory, and a node a look at each section.
@@ -260,7 +265,7 @@ def _ordered(b: Buffers, s: _Sections, letters: str) -> I64:
     return order
 
 
-_CODES: Final = {name: column([_LETTERS[x] for x in name]) for name in {*_DIVES, *(s[0] for s in _SEARCHES)}}
+_CODES: Final = {name: column([_LETTERS[x] for x in name]) for name in {*_DIVES, *_ORDERS}}
 
 
 # ---------------------------------------------------------------------------------- search
@@ -442,8 +447,10 @@ def _lowest(part: _Part, offsets: I64, top: int, goal: int, decide: bool, budget
     """
     bound = 0
     n_nodes = _FIRST_NODES * len(part.members) + 100
+    searches: Sequence[tuple[str, float, float]] = _SEARCHES
+    rng = Random(0)
     while not budget.out:
-        for how in _SEARCHES:
+        for how in searches:
             status = part.attempt(how, goal, n_nodes, budget)
             while status == 0:
                 bound = goal = min(part.next_height(goal), top)
@@ -456,9 +463,9 @@ def _lowest(part: _Part, offsets: I64, top: int, goal: int, decide: bool, budget
         n_nodes *= _GROWTH
         # heights between: half way to what is known, as long as that pays
         low = goal
-        while not decide and top - low > max(part.unit, (top - goal) // 8) and not budget.out:
+        while not decide and top - low > max(part.unit, (top - goal) // 16) and not budget.out:
             height = low + (top - low) // 2
-            for how in _SEARCHES:
+            for how in searches:
                 status = part.attempt(how, height, n_nodes // _GROWTH, budget)
                 if status < 2:
                     break
@@ -469,4 +476,5 @@ def _lowest(part: _Part, offsets: I64, top: int, goal: int, decide: bool, budget
                 low = height
             if status == 0:
                 bound = goal = low = min(part.next_height(height), top)
+        searches = [(rng.choice(_ORDERS), rng.choice(_BY_HEIGHT), rng.choice(_LEARN)) for _ in _SEARCHES]
     return offsets, top, bound
