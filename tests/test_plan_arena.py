@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from cnnlive import Graph, Lowered, lower, plan_inference, plan_order, zoo
 from cnnlive.buffers import Buffers
 from cnnlive.errors import ArenaError, OrderError, UnitError
-from cnnlive.plan.arena import METHODS, SHARED_METHODS, buffers_of, place, plan_arena, plan_shared_objects
+from cnnlive.plan.arena import (
+    METHODS,
+    SHARED_METHODS,
+    _sections,
+    _windows,
+    buffers_of,
+    place,
+    plan_arena,
+    plan_shared_objects,
+)
 from cnnlive.profiles import profile_of
 from cnnlive.verify import VerificationError, check_arena, check_shared_objects
 
@@ -335,6 +344,51 @@ def test_an_alignment_that_a_fixed_offset_does_not_have_is_an_error():
     b = Buffers.of([0], [1], [8], fixed=4, ids=["x"])
     with pytest.raises(ArenaError, match="buffer x is fixed at 4, which is no multiple of its alignment 16"):
         plan_arena(b, alignment=16)
+
+
+def cnn_like(n, seed):
+    """Buffers of which most die soon, some later, and a few skip far ahead."""
+    rng = np.random.default_rng(seed)
+    life = rng.choice([2, 2, 2, 3, 4, 5, 7, 11], n)
+    life += np.where(rng.random(n) < 0.03, rng.integers(0, 200, n), 0)
+    life += np.where(rng.random(n) < 0.005, rng.integers(0, 3000, n), 0)
+    nbytes = rng.choice([16, 24, 32, 48, 64, 96, 120, 128, 256], n) * 3136
+    return Buffers.of(np.arange(n), np.minimum(np.arange(n) + life, n), nbytes)
+
+
+def test_very_many_buffers_are_placed_close_to_the_bound():
+    """More than an exact search takes: fits in several orders, and searches of windows of time."""
+    for seed, most in ((0, 0.001), (1, 0.001), (7, 0.001), (33, 0.01), (3, 0.01)):
+        b = cnn_like(5200, seed)
+        plan = plan_arena(b)
+        check_arena(plan)
+        assert plan.gap <= most
+        within = plan_arena(b, capacity=plan.arena_bytes)
+        check_arena(within)
+        assert within.offsets is not None
+        below = plan_arena(b, capacity=plan.arena_bytes - 1)
+        check_arena(below)
+        assert below.offsets is not None or below.status == ("infeasible" if plan.optimal else "unknown")
+        hurried = plan_arena(b, time_limit=0)
+        check_arena(hurried)
+        assert hurried.arena_bytes >= plan.arena_bytes
+    # fixed ones stay, and the rest goes round them
+    fixed = np.where(np.arange(b.n) % 1500 == 0, 0, -1)
+    pinned = plan_arena(Buffers.of(b.lower, b.upper, b.nbytes, fixed=fixed))
+    check_arena(pinned)
+    assert pinned.gap <= 0.02
+
+
+def test_windows_of_time_around_the_highest_are_placed_anew():
+    b = cnn_like(3000, 7)
+    s = _sections(b)
+    offsets, height = place(b, "iree")
+    lowered, top, n_nodes = _windows(b, s, offsets, s.bound, math.inf, 10_000)
+    check_arena(b, lowered)
+    assert top == (lowered + b.nbytes)[s.first < s.last].max() < height
+    assert _windows(b, s, offsets, s.bound, math.inf, 0)[1:] == (height, 0)
+    assert _windows(b, s, offsets, height, math.inf, 10_000)[1:] == (height, 0)
+    assert n_nodes <= 10_000 + 2000
 
 
 def test_placing_alone_knows_heuristics_only():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, cast
@@ -30,7 +31,7 @@ from cnnlive.errors import ArenaError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
 from cnnlive.plan._tflm import as_told, from_a_file
-from cnnlive.plan.arena_search import MAX_NODES, search_placement
+from cnnlive.plan.arena_search import MAX_NODES, Placement, search_placement
 from cnnlive.plan.inference import InferencePlan, plan_inference
 from cnnlive.plan.order import plan_order
 from cnnlive.profiles import Inplace, Profile
@@ -68,6 +69,14 @@ _BY_SIZE: Final = column([8])
 _BY_BIRTH: Final = column([-3])
 _BY_BREADTH: Final = column([-7, 8])
 _FLOW_LIMIT: Final = 1000
+# Above so many buffers the exact search gives up, and what it leaves is improved by fits in these orders, where few are
+# alive together, and by searches of windows of time.
+_MANY: Final = 5000
+_FITS: Final = tuple(column(letters) for letters in ((5, 0), (5, 8, 0), (5, 1, 0), (5, 1), (5, 4, 0), (8,)))
+_FIT_PAIRS: Final = 10_000_000
+_ROUNDS: Final = 6
+_WINDOW: Final = 1200
+_WINDOW_NODES: Final = 2000
 
 
 # ---------------------------------------------------------------------------------- the result
@@ -601,7 +610,10 @@ def _plan(
         return result("infeasible", _too_much(b, s, capacity))
     if method in ("auto", "exact"):
         nodes = max_nodes if max_nodes is not None else MAX_NODES if method == "auto" else 1 << 62
+        until = np.inf if time_limit is None else time.monotonic() + time_limit
         found = search_placement(b, capacity=capacity, time_limit=time_limit, max_nodes=nodes)
+        if b.n > _MANY and found.status in ("feasible", "unknown"):
+            found = _improved(b, s, found, capacity, until, nodes)
         height = None if found.offsets is None else found.height
         status = cast("Status", found.status)
         return result(status, found.reason, offsets=found.offsets, height=height,
@@ -617,6 +629,93 @@ def _plan(
             "unknown", f"{method} needs {height:,} bytes, above the capacity of {capacity:,}; that proves nothing"
         )
     return result("optimal" if height == s.bound else "feasible", method, offsets=offsets, height=height)
+
+
+def _improved(
+    b: Buffers, s: _Sections, found: Placement, capacity: int | None, until: float, max_nodes: int
+) -> Placement:
+    """Lower a placement of very many buffers, which were too many to be searched."""
+    goal = s.bound if capacity is None else capacity
+    best = None if found.offsets is None else (found.offsets, found.height)
+    alive = s.first < s.last
+    born, over = (np.bincount(a[alive], minlength=s.n + 1)[: s.n] for a in (s.first, s.last))
+    n_pairs = (born * (np.cumsum(born - over) - born / 2)).sum()
+    reason = found.reason
+    for first, rule in _orders(b, s, _FITS if n_pairs <= _FIT_PAIRS else _FITS[:1] if best is None else ()):
+        order = first
+        for _ in range(_ROUNDS):
+            if (best is not None and best[1] <= goal) or time.monotonic() >= until:
+                break
+            fitted = _fit(b, order, rule)
+            if best is None or fitted[1] < best[1]:
+                best, reason = fitted, "the best of fits in several orders"
+            elif best[1] < fitted[1]:
+                break
+            # as good as the best so far: again, with what is highest in front
+            highest = (s.first < s.last) & (fitted[0] + b.nbytes == fitted[1])
+            order = np.concatenate([np.flatnonzero(highest), order[~highest[order]]])
+    if best is None:
+        return found
+    n_nodes = found.n_nodes
+    if best[1] > goal:
+        offsets, height, searched = _windows(b, s, best[0], goal, until, max_nodes - n_nodes)
+        n_nodes += searched
+        if height < best[1]:
+            best, reason = (offsets, height), "fits, and searches of windows of time"
+    if capacity is not None and best[1] > capacity:
+        return found._replace(n_nodes=n_nodes)
+    status = "optimal" if best[1] == s.bound else "feasible"
+    return Placement(best[0], best[1], s.bound, status, n_nodes, reason)
+
+
+def _orders(b: Buffers, s: _Sections, by: Sequence[I64]) -> Iterator[tuple[I64, int]]:
+    """Yield orders in which to fit, each with a rule of `fit`."""
+    for letters in by:
+        order = _ordered(b, s, letters, s.load)
+        if letters is _FITS[1]:  # what lives far longer than most comes first
+            life = (b.upper - b.lower)[order]
+            order = order[np.argsort(life <= 4 * np.median(life), kind="stable")]
+        for rule in (0, 1):
+            yield order, rule
+
+
+def _windows(b: Buffers, s: _Sections, offsets: I64, goal: int, until: float, max_nodes: int) -> tuple[I64, int, int]:
+    """Place anew what lives inside a window of time around the highest buffer, as long as that lowers it.
+
+    Returns offsets, height and the nodes searched.
+    """
+    offsets = offsets.copy()
+    alive = s.first < s.last
+    ends = np.where(alive, offsets + b.nbytes, 0)
+    n_nodes = 0
+    while True:
+        highest = int(ends.argmax())
+        top, margin, lowered = int(ends[highest]), 8, False
+        while top > goal and not lowered:
+            margin *= 4
+            begin, end = int(s.first[highest]) - margin, int(s.last[highest]) + margin
+            near = np.flatnonzero(alive & (s.first < end) & (s.last > begin))
+            inside = (s.first[near] >= begin) & (s.last[near] <= end) & (b.fixed[near] < 0)
+            others = int(ends[near[~inside]].max(initial=0))
+            if np.count_nonzero(inside) > _WINDOW or n_nodes >= max_nodes or time.monotonic() >= until:
+                break
+            if others >= top:
+                continue
+            lower, upper = np.maximum(s.first[near], begin), np.minimum(s.last[near], end)
+            part = Buffers.of(lower, upper, b.nbytes[near], alignment=b.alignment[near],
+                              fixed=np.where(inside, -1, offsets[near]))  # fmt: skip
+            for capacity in (max(goal, others), None):
+                seconds = None if until == np.inf else max(until - time.monotonic(), 0.0)
+                nodes = min(_WINDOW_NODES, max_nodes - n_nodes)
+                found = search_placement(part, capacity=capacity, time_limit=seconds, max_nodes=nodes)
+                n_nodes += found.n_nodes
+                if found.offsets is not None and found.height < top:
+                    lowered = True
+                    offsets[near] = found.offsets
+                    ends[near] = found.offsets + b.nbytes[near]
+                    break
+        if not lowered:
+            return offsets, top, n_nodes
 
 
 def _clash(b: Buffers) -> str:
