@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -157,3 +158,26 @@ def test_what_cannot_be_written_leaves_the_file_that_is_there(tmp_path):
     assert os.listdir(tmp_path) == ["x.csv"]
     write_buffers(path, b)
     assert path.read_text() == PLAIN
+
+
+def test_the_instances_of_minimalloc_are_read():
+    folder = Path(__file__).parents[2] / "shared" / "data" / "minimalloc"
+    if not folder.is_dir():
+        pytest.skip("the folder of shared instances is not there")
+    sizes = {
+        "A": 154,
+        "B": 170,
+        "C": 203,
+        "D": 213,
+        "E": 215,
+        "F": 296,
+        "G": 308,
+        "H": 316,
+        "I": 374,
+        "J": 409,
+        "K": 454,
+    }
+    for name, n in sizes.items():
+        b = read_buffers(folder / f"{name}.1048576.csv")
+        assert (b.name, b.n) == (f"{name}.1048576", n)
+    assert read_buffers(folder / "input.12.csv").n == 5

@@ -472,7 +472,8 @@ def plan_arena(
     Notes
     -----
     The least arena is NP-hard to find (dynamic storage allocation; Garey and Johnson 1979, SR2). The lower bound is the
-    most bytes alive at one step, with alignment taken into account.
+    most bytes alive at one step, with alignment taken into account. Of more than 5,000 buffers ``"auto"`` searches
+    windows of time around the highest buffer only, after fits in several orders; memory stays linear in buffers.
 
     Rules of runtimes, read in their sources; fixed buffers come first in each:
 
