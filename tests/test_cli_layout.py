@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import answer, complaint, run
@@ -12,7 +13,7 @@ from command_line import answer, complaint, run
 import cnnlive
 import cnnlive.io.tflite
 from cnnlive.io.buffers import read_buffers
-from cnnlive.plan.arena import plan_arena, plan_shared_objects
+from cnnlive.plan.arena import METHODS, SHARED_METHODS, plan_arena, plan_shared_objects
 from cnnlive.plan.compare import STEPS, compare_profiles
 from cnnlive.report.arena import arena_picture
 from cnnlive.report.order import order_runs
@@ -82,6 +83,7 @@ def test_json_of_an_order_is_the_plan(branches, branches_file):
     assert data["timeline"] == best.timeline.tolist()
     assert max(data["program_timeline"]) == data["program_peak_bytes"] == plan.program_peak_bytes
     assert (data["batch"], data["dtype"], data["inplace"]) == (3, "int8", "dead")
+    assert {key: data[key] for key in plan.to_dict()} == plan.to_dict()
 
 
 @pytest.mark.parametrize("ending", ["txt", "csv", "json"])
@@ -211,6 +213,13 @@ def test_the_report_of_an_arena_says_all_that_it_has_to():
     assert " |A" in text
 
 
+def test_what_kernels_keep_besides_is_named():
+    plan = plan_arena(cnnlive.zoo.load("mobilenet_v2"), dtype="int8", profile="tinyengine")
+    text = " ".join(run("arena", "mobilenet_v2", "--dtype", "int8", "--profile", "tinyengine").stdout.split())
+    assert f"Kernels keep a workspace of {plan.plan.workspace_bytes:,} B besides." in text
+    assert "Kernels keep a workspace" not in run("arena", "alexnet").stdout
+
+
 def test_buffers_of_a_file_are_placed(buffers_file):
     data = answer("arena", buffers_file)
     assert data["status"] == "optimal"
@@ -292,13 +301,19 @@ def test_nothing_is_written_where_there_is_nothing_to_write(buffers_file, tmp_pa
     assert not (tmp_path / "offsets.csv").exists()
 
 
-@pytest.mark.parametrize("method", ["auto", "exact", "skyline", "greedy_by_size", "greedy_by_size_first_fit",
-                                    "greedy_by_breadth", "tflm", "tflite", "xla", "iree", "onnxruntime"])  # fmt: skip
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_may_be_asked_for(method, buffers_file):
     data = answer("arena", buffers_file, "--method", method)
     assert data["method"] == method
     assert placed(data) == data["arena_bytes"] >= 132
-    assert method in run("arena", "--help").stdout
+
+
+def test_the_help_and_the_page_name_every_method():
+    shown = run("arena", "--help").stdout
+    page = (Path(__file__).parents[1] / "docs/arena.md").read_text(encoding="utf-8")
+    for method in {*METHODS, *SHARED_METHODS}:
+        assert re.search(rf"\b{method}\b", shown), method
+        assert f"`{method}`" in page, method
 
 
 def test_options_of_an_arena_reach_the_planner(buffers_file):
@@ -503,6 +518,8 @@ def test_a_list_of_buffers_is_no_network(buffers_file):
         (["order", "alexnet", "--profile", "paper"], "unknown profile 'paper'"),
         (["order", "alexnet", "--profile", "torch"], "the Python frames"),
         (["order", "alexnet", "--max-states", "0"], "max_states=0"),
+        (["order", "alexnet", "--time-limit", "0"], "time_limit=0.0"),
+        (["order", "alexnet", "--time-limit", "soon"], "'soon' is not a valid float"),
         (["order", "alexnet", "--weight-dtype", "int8"], "No such option"),
         (["order", "alexnet", "--out", "order.xml"], "--out order.xml ends in '.xml'; allowed: .json, .csv, .txt"),
         (["order", "alexnet", "--out", "order.jsn"], "did you mean .json"),
@@ -562,6 +579,14 @@ def test_a_truncated_file_is_one_line(command, branches_file):
     whole = branches_file.read_text()
     branches_file.write_text(whole[: len(whole) // 2])
     assert "branches.json" in complaint(command, branches_file)
+
+
+@pytest.mark.parametrize("command", ["order", "arena", "compare"])
+def test_a_truncated_onnx_file_is_one_line(command, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    whole = Path(onnx.__file__).parent / "backend/test/data/light/light_squeezenet.onnx"
+    (tmp_path / "a.onnx").write_bytes(whole.read_bytes()[:-2000])
+    assert "a.onnx" in complaint(command, tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(("command", "out"), [("order", "o.txt"), ("arena", "o.csv"), ("compare", "o.json")])

@@ -66,8 +66,8 @@ _ARENA_OUT_HELP: Final = "Write the offsets: .csv (which `cnnlive arena` reads, 
 _CAPACITY_HELP: Final = "Ask whether so much is enough, as 256KiB; exit code 0: it fits, 1: it does not, 3: not known."
 _METHOD_HELP: Final = (
     "auto, exact, skyline, greedy_by_size, greedy_by_size_first_fit, greedy_by_breadth, or what a runtime does: tflm, "
-    "tflite, xla, iree, onnxruntime; of --shared-objects: auto, greedy_by_size, greedy_by_breadth, greedy_in_order, "
-    "min_cost_flow.  [default: as the profile]"
+    "tflite, xla, iree, onnxruntime; of --shared-objects: auto, greedy_by_size, greedy_by_size_simple, "
+    "greedy_by_breadth, greedy_in_order, min_cost_flow.  [default: as the profile]"
 )
 #: Exit codes of `cnnlive arena`, by the status of the plan.
 _CODES: Final = {"optimal": 0, "feasible": 0, "infeasible": 1, "unknown": 3}
@@ -79,15 +79,16 @@ _OF_OFFSETS: Final = ("alignment", "pads", "capacity", "time_limit", "max_nodes"
 
 @click.command(short_help="The execution order of least peak, with proof.", epilog=_ORDER_EXAMPLES)
 @network_options(order=False, weights=False)
-@click.option("--max-states", type=int, default=1_000_000, show_default=True, help="Sets of ops the search may keep.")
+@click.option("--max-states", type=int, default=1_000_000, show_default=True, help="Sets of ops a search may keep.")
+@click.option("--time-limit", type=float, metavar="SECONDS", help="For the search.  [default: none]")
 @click.option("--top", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of each table.")
 @click.option("--timeline", is_flag=True, help="List the bytes alive at every step.")
 @click.option("--out", metavar="FILE", help=_ORDER_OUT_HELP)
 @json_option
 def order(
     net: str, batch: int, dtype: str | None, dtypes: Sequence[str], profile: str, fuse: bool | None, inplace: Any,
-    max_states: int, top: int, timeline: bool, out: str | None, as_json: bool, train: bool | None,
-    settings: Sequence[str], input_shapes: Sequence[str],
+    max_states: int, time_limit: float | None, top: int, timeline: bool, out: str | None, as_json: bool,
+    train: bool | None, settings: Sequence[str], input_shapes: Sequence[str],
 ) -> None:  # fmt: skip
     """Find the execution order with the least peak of activations, and prove that no order takes less.
 
@@ -103,7 +104,7 @@ def order(
     network = lower(graph)
     how: dict[str, Any] = {"batch": batch, "dtype": read_dtype(dtype, dtypes), "profile": profile, "fuse": fuse,
                            "inplace": inplace}  # fmt: skip
-    plan = plan_order(network, max_states=max_states, **how)
+    plan = plan_order(network, max_states=max_states, time_limit=time_limit, **how)
     best = plan_inference(network, order=plan.order.tolist(), **how)
     program = plan_inference(network, **how)
     data = order_data(plan, best, program)
@@ -152,7 +153,7 @@ def _order_text(plan: OrderPlan, data: dict[str, Any], path: Path) -> str:
 @click.option("--pads/--no-pads", default=None, help="Round sizes up to the alignment.  [default: as the profile]")
 @click.option("--capacity", metavar="BYTES", help=_CAPACITY_HELP)
 @click.option("--time-limit", type=float, metavar="SECONDS", help="For a search.  [default: none]")
-@click.option("--max-nodes", type=int, help="Nodes for a search.  [default: 200000]")
+@click.option("--max-nodes", type=int, help="Nodes for a search.  [default: 200000 of auto, any of exact]")
 @click.option("--shared-objects", is_flag=True, help="Share whole buffers instead of placing them at offsets.")
 @click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Buffers to list.")
 @click.option("--out", metavar="FILE", help=_ARENA_OUT_HELP)

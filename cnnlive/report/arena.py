@@ -256,6 +256,8 @@ def arena_report(plan: ArenaPlan, *, top: int = 8, columns: int = 120) -> Render
             "placed: every buffer of activations that `cnnlive inference` counts, scratch of ops too, no two on the "
             "same bytes while both are alive. Not in the arena: weights, the runtime's own data."
         )
+        if plan.plan.workspace_bytes:
+            words += f" Kernels keep a workspace of {plan.plan.workspace_bytes:,} B besides."
     return Group(head, how, "", indented(*parts), Text(words, "dim"))
 
 
