@@ -325,6 +325,8 @@ def test_a_chain_cut_into_runs_of_stages_has_plans_too(chain, stages, nested):
     cut = chain_frontier(chain, max_stages=stages, nested=nested)
     check(cut)
     assert cut.overhead[-1] == 0.0
+    if not nested:
+        assert cut.minimum_bytes == chain_frontier(chain).minimum_bytes
     never_above(chain_frontier(chain, nested=nested), cut)
     for method in BASELINES[: 4 if nested else 3]:
         never_above(cut, chain_baseline(chain, method))

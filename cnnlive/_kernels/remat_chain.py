@@ -245,6 +245,43 @@ def one_level(
 
 
 @kernel
+def least_one_level(
+    act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, saved: I64, fwd: I64, bwd: I64, row_ptr: I64,
+    need: I64, back: I64,
+) -> None:  # fmt: skip
+    """Fill rows of one point each as `one_level` does: the least bytes of each stage and all behind it."""
+    n = held.shape[0]
+    for j in range(n - 1, -1, -1):
+        at = n - 1 - j
+        best = 1 << 62
+        choice = 0
+        for o in range(opt_ptr[j], opt_ptr[j + 1]):
+            x = max(fwd[o], bwd[o], saved[o] + (need[at - 1] if at else 0))
+            if x < best:
+                best = x
+                choice = -1 - (o - opt_ptr[j])
+        acc = 0
+        floor = first[j]
+        forward = 0
+        for k in range(j + 1, n):
+            o = opt_ptr[k - 1]
+            if k > j + 1:
+                floor = max(floor, through[k - 1])
+            forward = max(forward, acc + fwd[o])
+            floor = max(floor, acc + bwd[o], forward)
+            if floor >= best:
+                break
+            acc += saved[o]
+            x = max(floor, forward + held[k - 1], act[k] + need[n - 1 - k])
+            if x < best:
+                best = x
+                choice = k
+        need[at] = best
+        back[at] = choice << 32
+        row_ptr[at + 1] = at + 1
+
+
+@kernel
 def one_level_plans(begin: int, end: int, n: int, row_ptr: I64, back: I64, plan_ptr: I64, nodes: I32) -> int:
     """Write the plans of points `begin` to `end` of the first row; return how many were written before room ran out."""
     size = plan_ptr[begin]

@@ -470,6 +470,8 @@ def chain_frontier(
     found = [_cut(chain, steps, int(limit or _STAGES), lambda s: _one_level(s, slots))]
     if nested:
         found.append(_cut(chain, steps, int(limit or _NESTED_STAGES), lambda s: _nested(s, slots)))
+    if chain.n > int(limit or _STAGES):
+        found.append(_least(steps))
     if nested or (slots is not None and keep_all > slots) or chain.n > int(limit or _STAGES):
         found += [_baseline(chain, method) for method in BASELINES if nested or method != "revolve"]
     return _pareto(chain, "nested" if nested else "one-level", steps, found, keep_all)
@@ -654,6 +656,17 @@ def _too_many(n: int) -> NoReturn:
 
 def _points(count: int) -> tuple[I64, F64, I64]:
     return np.empty(count, np.int64), np.empty(count), np.empty(count, np.int64)
+
+
+def _least(steps: _Steps) -> _Pool:
+    """Return the one-level plan of fewest bytes."""
+    n = len(steps.cost)
+    row_ptr, need, back = np.zeros(n + 1, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    kernels.least_one_level(steps.act, steps.held, steps.first, steps.through, steps.opt_ptr, steps.saved, steps.fwd,
+                            steps.bwd, row_ptr, need, back)  # fmt: skip
+    plan_ptr, nodes = np.zeros(2, np.int64), np.empty(2 * n, np.int32)
+    kernels.one_level_plans(0, 1, n, row_ptr, back, plan_ptr, nodes)
+    return plan_ptr, nodes
 
 
 def _nested(steps: _Steps, slots: int | None) -> _Pool:
