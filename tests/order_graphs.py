@@ -100,11 +100,14 @@ class Sets:
         """Bytes alive while an op runs after a set."""
         graph = self.graph
         new = sum(graph.nbytes[t] for t in graph.writes[k] if self.counted(t) and not graph.held[t] & 2)
-        for t in graph.reads[k][: max(graph.share[k] - 1, 0)]:
+        share = graph.share[k]
+        for i, t in enumerate(graph.reads[k]):
             g = self.home[t]
             size = graph.nbytes[graph.writes[k][0]]
             dies = not self.kept[g] and not graph.held[g] & 1 and not self.users[g] & ~(done | 1 << k)
-            if dies and graph.nbytes[g] == size == graph.nbytes[t]:
+            may = i < share - 1 if share >= 0 else ~share >> i + 1 & 1
+            fits = graph.nbytes[g] == size or (share < 0 and ~share & 1 and graph.nbytes[g] > size)
+            if may and dies and fits and graph.nbytes[g] == graph.nbytes[t]:
                 new = 0
         return self.alive(done) + new + graph.scratch[k]
 
@@ -170,8 +173,8 @@ def drawn(rng: random.Random, most: int = 12, inplace: bool = True) -> Columns:
             made = g.op(reads, [g.nbytes[reads[0]]], share=1, scratch=scratch, before=before)
             root[made[0]] = target
         elif roll < 0.6 and inplace:
-            made = g.op(reads, [rng.choice((g.nbytes[reads[0]], rng.choice(SIZES)))],
-                        share=rng.choice((2, len(reads) + 1)), scratch=scratch)  # fmt: skip
+            share = rng.choice((2, len(reads) + 1, ~(1 << len(reads)), ~(rng.randrange(1 << len(reads) + 1))))
+            made = g.op(reads, [rng.choice((g.nbytes[reads[0]], rng.choice(SIZES)))], share=share, scratch=scratch)
             root[made[0]] = made[0]
         else:
             made = g.op(reads, [rng.choice(SIZES) for _ in range(rng.choice((1, 1, 1, 2)))], scratch=scratch)

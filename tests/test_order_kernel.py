@@ -12,6 +12,7 @@ from strategies import graphs
 
 from cnnlive import Graph, errors, lower, plan_inference
 from cnnlive._kernels import order as kernels
+from cnnlive._kernels import order_search as block_kernels
 from cnnlive.plan import order_search
 from cnnlive.plan.order import minimum_peaks, plan_order, share_codes
 from cnnlive.profiles import Profile
@@ -260,11 +261,10 @@ def test_states_grow_as_the_search_asks_for_more(monkeypatch):
     assert grown.n_states == whole.n_states > 100
 
 
-@pytest.mark.parametrize("alone", [False, True], ids=["with rules of thumb", "by search alone"])
-def test_blocks_have_the_least_peak_of_all_sets(monkeypatch, alone):
-    if alone:
-        monkeypatch.setattr(order_search.BlockSearch, "_rules_of_thumb", lambda self: None)
-        monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
+@pytest.mark.parametrize("without", [(), ("_rules_of_thumb",), ("_rules_of_thumb", "_beam")])
+def test_blocks_have_the_least_peak_of_all_sets(monkeypatch, without):
+    for name in without:
+        monkeypatch.setattr(order_search.BlockSearch, name, lambda self, *_: None)
     for seed in range(60):
         graph = order_graphs.drawn(random.Random(seed), 11, seed % 2 == 0)
         sets, found = order_graphs.Sets(graph), graph.best()
@@ -272,7 +272,9 @@ def test_blocks_have_the_least_peak_of_all_sets(monkeypatch, alone):
 
 
 @pytest.mark.parametrize("states", [1, 4, 30, 1000])
-def test_a_search_within_limits(states):
+def test_a_search_within_limits(monkeypatch, states):
+    monkeypatch.setattr(order_search, "_FIRST_ROOM", 1)
+    monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
     graph = order_graphs.wide(7, random.Random(3))
     whole, sets = graph.best(), order_graphs.Sets(graph)
     found = graph.best(states)
@@ -305,6 +307,93 @@ def test_sets_of_blocks_move_their_base_and_reach_over_words(monkeypatch):
     narrow = graph.best(4000)
     assert narrow.bound <= whole.peak
     assert whole.bound <= narrow.peak == order_graphs.Sets(graph).peak(narrow.order.tolist())
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_valley_is_the_only_way_on(monkeypatch, alone):
+    """Cells whose sums write into an input: branches end as high as they begin, and such an end is a valley."""
+    if alone:
+        monkeypatch.setattr(order_search.BlockSearch, "_rules_of_thumb", lambda self: None)
+        monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
+    found = order_graphs.cells("amoebanet", 2, (), inplace=True).best()
+    assert found.peak == found.bound == 241_472
+
+
+def search_of(graph):
+    """Return the search of a graph, with its blocks as the program has them and the cursor before the first."""
+    kept = []
+
+    class Search(order_search.BlockSearch):
+        def run(self):
+            kept.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnnlive.plan.order.BlockSearch", Search)
+        graph.best()
+    (search,) = kept
+    n_ready = block_kernels.start(
+        0, search.n_blocks, *search._pre[:2], *[search._a[x] for x in STARTED], *search._cursor
+    )
+    return search, n_ready
+
+
+STARTED = ("b_step_ptr", "b_use_ptr", "b_use_idx", "b_user_ptr", "b_user_idx", "n_users")
+
+
+def test_what_lies_between_two_sets_is_looked_at():
+    """Two branches that end with 4 and 5 bytes, of an image of 4 that the sum of both reads too."""
+    graph = order_graphs.Columns()
+    x = graph.op([], [4], held=2)[0]
+    opened = [graph.op([x], [wide]) for wide in (30, 20)]
+    ends = [graph.op(y, [end])[0] for y, end in zip(opened, (4, 5), strict=True)]
+    graph.held[graph.op([*ends, x], [1])[0]] = 4
+    search, n_ready = search_of(graph)
+    assert (search.n_blocks, n_ready) == (3, 2)
+    far, log = np.array([0, 1, 0, 0, 0, 0, 0]), np.empty(10, np.int64)
+    rest = [*search._net, *search._cursor, far, log]
+    before = [a.copy() for a in search._cursor]
+    for goal, budget, lowest in ((0, 64, True), (8, 64, True), (9, 64, False), (0, 4, False), (0, 5, True)):
+        found, ready = block_kernels.is_lowest(2, 4, goal, 3, n_ready, budget, *rest)
+        assert (bool(found), ready) == (lowest, 2), (goal, budget)
+        assert all((a == b).all() for a, b in zip(search._cursor[:3], before[:3], strict=True))
+
+
+def test_blocks_beyond_the_reach_of_a_set_wait(monkeypatch):
+    """More inputs that shrink at once than a set of one word has places, and branches in a bad order."""
+    graph = order_graphs.Columns()
+    xs = [graph.op([], [2], held=2)[0] for _ in range(140)]
+    ends = [graph.op([x], [1])[0] for x in xs[:70]]
+    opened = [graph.op([xs[0], xs[-1]], [40 + k])[0] for k in range(3)]
+    ends += [graph.op([x], [1])[0] for x in [*opened, *xs[70:]]]
+    graph.held[graph.op([*ends, xs[-1]], [1])[0]] = 4
+    monkeypatch.setattr(order_search.BlockSearch, "_rules_of_thumb", lambda self: None)
+    monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
+    whole = graph.best()
+    assert whole.peak == whole.bound == order_graphs.Sets(graph).peak(whole.order.tolist())
+    monkeypatch.setattr(order_search, "_WORDS", 1)
+    narrow = graph.best()
+    assert narrow.peak == narrow.bound == whole.peak
+    monkeypatch.setattr(order_search, "_MOST_WORDS", 1)
+    narrow = graph.best(300)
+    assert narrow.bound <= whole.peak <= narrow.peak
+
+
+def test_wide_branches_beyond_the_reach_of_a_set_leave_the_proof_open(monkeypatch):
+    monkeypatch.setattr(order_search, "_WORDS", 1)
+    monkeypatch.setattr(order_search, "_MOST_WORDS", 1)
+    monkeypatch.setattr(order_search, "_FIRST_ROOM", 1)
+    monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
+    graph = order_graphs.wide(70, random.Random(2))
+    found = graph.best(30)
+    assert found.bound < found.peak == order_graphs.Sets(graph).peak(found.order.tolist())
+
+
+def test_stored_parameters_and_ops_that_overwrite_in_one_graph():
+    """An overwriter waits for whoever reads those bytes, and what is made of a parameter for its only reader."""
+    net = [((), 4, 0, 2, 0), ((), 2, 0, 1, 0), ((1,), 2, 0, 0, 0), ((0,), 4, 0, 0, 0), ((3, 2), 4, 0, 0, 0),
+           ((3,), 4, 4, 0, 0), ((5, 4), 1, 0, 4, 0)]  # fmt: skip
+    peaks, bounds = minimum_peaks(*flat(net))
+    assert peaks.tolist() == bounds.tolist() == [least_peak(net)]
 
 
 def test_rules_of_thumb_take_over_what_dies():

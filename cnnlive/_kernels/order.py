@@ -705,7 +705,6 @@ def solve(
     n: int,
     bound: int,
     peak: int,
-    final: bool,
     limit: int,
     stamp: int,
     mask: int,
@@ -738,16 +737,16 @@ def solve(
     table: I64,
     found: I64,
     sequence: I64,
-) -> tuple[int, int, int, int]:
+) -> tuple[int, int, int]:
     """Find the best order of each part from op `at` on, after :func:`survey`; `sequence` first counts from 0.
 
     `bound` is what no order goes below and `peak` what the parts so far (and `bound`) come to. A part that stays within
-    `peak` as it is numbered is left alone; so is one for which the states do not reach, if `final` is true.
+    `peak` as it is numbered is left alone; so is one for which the states do not reach.
 
     Returns
     -------
-    (at, bound, peak, stamp)
-        ``at < n``: the part there needs more states. The order is optimal if ``bound == peak`` at the end.
+    (bound, peak, stamp)
+        The order is optimal if ``bound == peak``.
     """
     while at < n:
         end = part[at]
@@ -760,8 +759,6 @@ def solve(
                 takes, user_ptr, user_idx, size, fresh, stays, extra, bases, lows, highs, tops, lives, parents, moves,
                 tried, stack, keys, values, table, found)  # fmt: skip
             stamp += n_states
-            if what == 2 and not final:
-                return at, bound, peak, stamp
             if what == 0:
                 trace(n_states - 1, at, reached, pred_ptr, pred_idx, latest, use_ptr, use_idx, takes, user_ptr,
                       user_idx, size, fresh, stays, extra, bases, lows, highs, tops, parents, moves, level[at], stack,
@@ -793,7 +790,7 @@ def solve(
                 bound = max(bound, sure)
             peak = reached
         at = end
-    return at, bound, peak, stamp
+    return bound, peak, stamp
 
 
 @kernel
@@ -1142,7 +1139,7 @@ def minimum_peaks(
                 at = end
             for k in range(at, n):
                 sequence[k] = k
-            _, bound, peak, stamp = solve(at, n, bound, peak, True, limit, stamp, mask, pred_ptr, pred_idx, latest,
+            bound, peak, stamp = solve(at, n, bound, peak, limit, stamp, mask, pred_ptr, pred_idx, latest,
                                           use_ptr, use_idx, takes, user_ptr, user_idx, size, fresh, stays, extra, level,
                                           need, part, bases, lows, highs, tops, lives, parents, moves, tried, stack,
                                           keys, values, table, found, sequence)  # fmt: skip
