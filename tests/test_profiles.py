@@ -641,6 +641,10 @@ def test_the_best_order_is_no_worse_than_the_programs_and_its_bound_holds(graph,
         assert plan.activation_peak_bytes == least
     if not rules.reuses:
         assert plan.optimal
+    order = plan_order(graph, profile=rules)
+    assert order.peak_bytes == plan.activation_peak_bytes
+    assert order.peak_bytes == max(timeline(graph, list(order.op_names), rules))
+    assert order.optimal == plan.optimal
 
 
 @settings(max_examples=100)

@@ -19,8 +19,8 @@ from cnnlive.plan._tflm import from_a_file, requested
 from cnnlive.profiles import INPLACE, Inplace, Profile, Takeover, profile_of
 from cnnlive.units import format_bytes
 
-__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "eager_scratch", "held_table", "plain_rules", "plan_inference",
-           "read_rules", "share_table", "shares_of", "stored_bytes", "workspace_bytes"]  # fmt: skip
+__all__ = ["InferencePlan", "LiveBuffer", "OpRow", "eager_scratch", "held_table", "peak_in_order", "plain_rules",
+           "plan_inference", "read_rules", "share_table", "shares_of", "stored_bytes", "workspace_bytes"]  # fmt: skip
 
 
 class LiveBuffer(NamedTuple):
@@ -453,10 +453,7 @@ def plan_inference(
             if rules.reuses:
                 # The search knows nothing of dead buffers that are used again: its bound holds, its order may not do.
                 program = _program_lives(net, rules, sizes, nbytes)
-                live = np.empty(net.n_ops, np.int64)
-                lives = min(
-                    lives, program, key=lambda x: peak_of(x.order, nbytes, x.part_born, x.part_dead, scratch, live)[0]
-                )
+                lives = min(lives, program, key=lambda x: _peak(x, nbytes, scratch))
     else:
         read = _read_order(net, order)
         if rules.frames and not np.array_equal(read, _program(net)):
@@ -662,6 +659,17 @@ def _lives(net: Lowered, rules: Profile, sizes: Sizes, nbytes: I64, order: I64) 
         last[whole[t]] = max(last[whole[t]], dead[t])
         first[t] = last[t] = 0
     return _Lives(order, share, held, frozen(whole[buffer]), frozen(first), frozen(last), *columns)
+
+
+def _peak(lives: _Lives, nbytes: I64, scratch: I64) -> int:
+    live = np.empty(len(lives.order), np.int64)
+    return int(peak_of(lives.order, nbytes, lives.part_born, lives.part_dead, scratch, live)[0])
+
+
+def peak_in_order(plan: InferencePlan, order: I64) -> int:
+    """Return the activation peak of a planned network in another legal order, in bytes."""
+    lives = _lives(plan.network, plan.profile, plan._sizes, plan._nbytes, order)
+    return _peak(lives, plan._nbytes, plan._scratch)
 
 
 def _alike(sizes: Sizes, nbytes: I64) -> I64:

@@ -17,7 +17,7 @@ from cnnlive._types import I32, I64, Columns, csr, frozen
 from cnnlive.errors import GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
-from cnnlive.plan.inference import plan_inference
+from cnnlive.plan.inference import peak_in_order, plan_inference
 from cnnlive.plan.order_search import BlockSearch
 from cnnlive.profiles import Inplace, Profile
 from cnnlive.units import format_bytes
@@ -181,8 +181,14 @@ def plan_order(
         )
     best = best_order(plan.network, plan._lives.share, plan._lives.held, plan._nbytes, plan._scratch,
                       max_states, time_limit)  # fmt: skip
-    return OrderPlan(plan.name, plan.profile, plan.network, best.order, best.peak, plan.activation_peak_bytes,
-                     best.bound, "optimal" if best.peak == best.bound else "feasible", best.n_states)  # fmt: skip
+    order, peak = best.order, best.peak
+    if plan.profile.reuses:
+        # The search knows nothing of dead buffers that are used again: its bound holds, its order may not do.
+        peak = peak_in_order(plan, order)
+        if peak >= plan.activation_peak_bytes:
+            order, peak = plan.order, plan.activation_peak_bytes
+    return OrderPlan(plan.name, plan.profile, plan.network, order, peak, plan.activation_peak_bytes,
+                     best.bound, "optimal" if peak == best.bound else "feasible", best.n_states)  # fmt: skip
 
 
 def minimum_peak(
