@@ -211,19 +211,24 @@ def test_the_tables_of_profiles_are_those_of_the_code():
 
 @pytest.fixture
 def beside_a_model(tmp_path, monkeypatch):
-    """Stand in a folder with the ``model.onnx`` that the pages speak of."""
+    """Stand in a folder with the ``model.onnx`` and ``model.tflite`` that the pages speak of."""
     spec = importlib.util.find_spec("onnx")
-    if spec is not None:
+    if spec is not None and importlib.util.find_spec("tflite") is not None:
+        import tflite_models  # noqa: PLC0415 - needs the schema package
+
+        net = tflite_models.Net("int8")
+        tflite_models.residual(net)
+        (tmp_path / "model.tflite").write_bytes(net.write())
         source = Path(spec.submodule_search_locations[0]) / "backend/test/data/light/light_squeezenet.onnx"
         shutil.copy(source, tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
-    return spec is not None
+    return (tmp_path / "model.tflite").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_examples_run_as_shown(page, beside_a_model):
     blocks = re.findall(r"^```pycon\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
-    shown = [b for b in blocks if beside_a_model or ".onnx" not in b]
+    shown = [b for b in blocks if beside_a_model or not re.search(r"\.(onnx|tflite)", b)]
     example = doctest.DocTestParser().get_doctest("\n".join(shown), {}, page.name, str(page), 0)
     assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
@@ -241,7 +246,7 @@ def test_the_commands_of_the_readme_exist(beside_a_model):
     lines = re.findall(r"^cnnlive (.*?)(?:  +#.*)?$", text, re.M)
     assert len(lines) >= len(cli.main.commands)
     for line in lines:
-        if beside_a_model or "model.onnx" not in line:
+        if beside_a_model or not re.search(r"model\.(onnx|tflite)", line):
             run(line)
 
 
