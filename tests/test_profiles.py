@@ -796,3 +796,73 @@ def test_the_workspace_of_tinyengine():
     assert plan_inference(one, profile="tinyengine").workspace_bytes == 4 * 4
     assert math.gcd(*plan.timeline.tolist()) > 0
     assert np.array_equal(plan.timeline, plan_inference(g, profile="mcunet").timeline)
+
+
+# ------------------------------------------------------------------ what the check sees
+
+
+class Changed:
+    """A plan with some of its properties replaced."""
+
+    def __init__(self, plan, **changes):
+        self._plan, self._changes = plan, changes
+
+    def __getattr__(self, name):
+        return self._changes[name] if name in self._changes else getattr(self._plan, name)
+
+
+def assert_refused(graph, plan, words, **changes):
+    verify.check_inference(graph, plan)
+    with pytest.raises(verify.VerificationError, match=words):
+        verify.check_inference(graph, Changed(plan, **changes))
+
+
+def test_the_check_sees_what_kernels_may_not_do():
+    g = Graph()
+    x = g.conv2d(g.input((1, 2, 4, 4), name="x"), 2, 1, name="a")
+    y = g.conv2d(x, 2, 1, name="b")
+    g.conv2d(g.add(x, y, name="s"), 2, 1, name="c")
+    tflite = unfused(g, "tflite")
+    assert_refused(g, tflite, "s may not take over the bytes of a", buffer_of={**tflite.buffer_of, "s": "a"})
+    assert_refused(g, unfused(g, "tflm"), "s may not take over the bytes of b",
+                   buffer_of={**tflite.buffer_of, "s": "b"})  # fmt: skip
+    assert_refused(g, tflite, "s may not take over the bytes of b", profile=PROFILES["ideal"])
+
+
+def test_the_check_sees_views_that_should_copy_and_copies_that_should_not():
+    g = Graph()
+    y = g.conv2d(g.input((1, 2, 2, 2), name="x"), 2, 1, name="a")
+    g.linear(g.flatten(y, name="f"), 1, name="fc")
+    ideal, tflm = unfused(g, "ideal"), unfused(g, "tflm")
+    copying = Profile("mine", "", copies=("flatten",))
+    assert_refused(g, ideal, "f may not take over the bytes of a", profile=copying)
+    assert_refused(g, tflm, "f has to share the bytes of its input", profile=PROFILES["ideal"])
+
+
+def test_the_check_sees_buffers_that_shrink_too_early_or_not_at_all():
+    g = inverted(2, 8, stride=2)
+    plan = unfused(g, "mcunet")
+    early = plan.timeline.copy()
+    early[2] = 32
+    assert_refused(g, plan, "step 2 .* holds 128 bytes, the timeline says 32", timeline=early)
+    late = plan.timeline.copy()
+    late[3] = 136
+    assert_refused(g, plan, "step 3 .* holds 40 bytes, the timeline says 136", timeline=late)
+    equal = replace(plan.profile, takeover=replace(plan.profile.takeover, fits="bytes"))
+    assert_refused(g, plan, "depthwise writes 32 bytes into the 128 of up", profile=equal)
+
+
+def test_the_check_sees_what_may_not_be_used_again():
+    g = chain_of_equal_maps()
+    rules = Profile("mine", "", inplace="dead", takeover=Takeover(()), reuses=True)
+    plan = plan_inference(g, profile=rules)
+    assert_refused(g, plan, "c may not take over the bytes of a", profile=replace(rules, reuses=False))
+    for tensor, home in (("b", "x"), ("e", "a"), ("d", "a")):
+        assert_refused(g, plan, f"{tensor} may not take over the bytes of {home}",
+                       buffer_of={**plan.buffer_of, tensor: home})  # fmt: skip
+    # what is still wanted is not dead
+    held = chain_of_equal_maps()
+    held.output(held.conv2d(held.concat([held.tensors_of("a")[0], held.tensors_of("c")[0]]), 1, 1))
+    plan = plan_inference(held, profile=rules)
+    assert_refused(held, plan, "concat reads a after its bytes were overwritten",
+                   buffer_of={**plan.buffer_of, "c": "a"})  # fmt: skip

@@ -645,7 +645,7 @@ def _lives(net: Lowered, rules: Profile, sizes: Sizes, nbytes: I64, order: I64) 
     share, held = _shares(net, rules, sizes, nbytes)
     buffer, uses, born, dead, inside, freed = (np.zeros(n, np.int64) for _ in range(6))
     in_ptr, in_idx, reads = net.held_reads() if rules.frames else (net.in_ptr, net.in_idx, net.reads)
-    like = _alike(sizes, nbytes) if rules.reuses else _NOTHING_ALIKE
+    like = _alike(net, sizes, nbytes) if rules.reuses else _NOTHING_ALIKE
     live_ranges(order, in_ptr, in_idx, net.out_ptr, share, reads, held, nbytes, _takes_over(net, rules), like, buffer,
                 uses, born, dead, inside, freed)  # fmt: skip
     columns = (frozen(buffer), frozen(born), frozen(dead))
@@ -672,10 +672,15 @@ def peak_in_order(plan: InferencePlan, order: I64) -> int:
     return _peak(lives, plan._nbytes, plan._scratch)
 
 
-def _alike(sizes: Sizes, nbytes: I64) -> I64:
-    """Give tensors of one shape and size one number; -1: without dimensions."""
-    _, like = np.unique(np.column_stack([sizes.rank, sizes.dims, nbytes]), axis=0, return_inverse=True)
-    return column(np.where(sizes.rank == 0, -1, like.reshape(-1)))
+def _alike(net: Lowered, sizes: Sizes, nbytes: I64) -> I64:
+    """Give tensors of one shape and size one number; -1: without dimensions. The last answer is kept."""
+    asked = (sizes.dims.tobytes(), nbytes.tobytes())
+    kept = net._cache.get("alike")
+    if kept is None or kept[0] != asked:
+        _, like = np.unique(np.column_stack([sizes.rank, sizes.dims, nbytes]), axis=0, return_inverse=True)
+        kept = net._cache["alike"] = (asked, column(np.where(sizes.rank == 0, -1, like.reshape(-1))))
+    found: I64 = kept[1]
+    return found
 
 
 def _share_key(rules: Profile) -> tuple[Any, ...]:
