@@ -448,3 +448,11 @@ def test_no_buffers_need_nothing():
     for method in SHARED:
         assert shared(none, method)[0] == []
     assert plan_arena(none).status == "optimal"
+
+
+def test_a_gap_is_remembered_by_its_unaligned_begin_where_runtimes_do():
+    """Gaps [1, 9) and [20, 26) for 4 bytes aligned to 4: from 4 on the first has 5 bytes, from 1 on 8."""
+    b = Buffers.of([0] * 4, [1] * 4, [1, 11, 4, 4], alignment=[1, 1, 1, 4], fixed=[0, 9, 26, -1])
+    for method, offset in (("tflite", 20), ("iree", 20), ("greedy_by_size", 4), ("xla", 4), ("onnxruntime", 4)):
+        assert place(b, method)[0][3] == offset
+        assert Slow(b).greedy(method)[0][3] == offset
