@@ -396,3 +396,19 @@ def test_the_optima_of_other_planners_cases_are_met():
         found = search_placement(b)
         assert (found.status, found.height) == ("optimal", int(optimum)), name
         assert legal_height(b, found.offsets) == found.height
+
+
+@pytest.mark.skipif(not COMPILED, reason="thousands of nodes")
+@pytest.mark.skipif(not SHARED.exists(), reason="the instances of MiniMalloc are not at hand")
+@pytest.mark.parametrize(
+    ("name", "how", "height", "n_nodes"),
+    [("D", ("TA", 1.0, 0.01), 1_001_472, 30_082), ("J", ("CA", 3.0, 0.0), 1_008_640, 1_044)],
+)
+def test_the_open_instances_get_lower_than_was_published(name, how, height, n_nodes):
+    """Heights published before: D 1,016,832, J 1,009,664."""
+    b = read(SHARED / "minimalloc" / f"{name}.1048576.csv")
+    _, (part,) = model(b)
+    budget = _Budget(n_nodes + 1, None)
+    assert part.attempt(how, height, n_nodes + 1, budget) == 1
+    assert budget.n_nodes == n_nodes
+    assert legal_height(b, part.found()) == height

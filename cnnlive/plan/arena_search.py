@@ -37,7 +37,7 @@ _SEARCHES: Final = (
     ("TA", 0.3, 1.0),
     ("WZ", 0.3, 0.01),
     ("TC", 10.0, 0.1),
-    ("CA", 1000.0, 0.0),
+    ("CA", 1.0, 0.0),
     ("TA", 0.0, 1.0),
 )
 # Of these are the searches of later rounds drawn: another search is likelier to find something than more of the same.
