@@ -453,6 +453,15 @@ def test_planners_of_many_networks_refuse_rules_that_they_do_not_know(name):
         nas.evaluate_batch([graph, graph], metrics=["inference_peak"], profile=name)
 
 
+def test_spaces_and_limits_refuse_them_too():
+    words = "profile 'tflm' has rules that batches and search spaces do not know: copies, activations, bases, pad_ops"
+    space = nas.spaces.nats_size()
+    with pytest.raises(errors.GraphError, match=words):
+        space.evaluate(space.random(2, rng=0), "inference_peak", profile="tflm")
+    with pytest.raises(errors.GraphError, match=words):
+        nas.Limit(space, peak="1MiB", profile="tflm")
+
+
 def test_plain_rules_may_be_had_of_any_profile_by_leaving_others_out():
     rules = PROFILES["onnxruntime"]
     plain = replace(rules, takeover=None, copies=(), activations=None, reuses=False)

@@ -51,7 +51,8 @@ def test_what_others_want_or_has_another_size_is_not_taken_over():
         found = lives(chain, nbytes, [0, 0, code, 0], held)
         assert (found[0][2], found[4][2]) == (place, inside), nbytes
     # of bytes that a view sees in part only nothing is taken
-    assert lives(chain, [8, 8, 4, 4], [0, 0, 1, bits(0, smaller=True)], held)[0] == [0, 1, 1, 3]
+    found = lives(chain, [8, 8, 4, 4], [0, 0, 1, bits(0, smaller=True)], held)
+    assert (found[0], found[4]) == ([0, 1, 1, 3], [-1] * 4)
 
 
 def test_a_smaller_output_lies_inside_and_lives_on_where_the_input_ends():
@@ -92,14 +93,24 @@ def test_an_output_that_nobody_reads_is_free_at_once():
     assert dead[1] == 3
 
 
+def test_a_buffer_that_an_op_reads_twice_is_free_once():
+    ops = [[], [0], [1, 1], [2], [3], [4]]
+    buffer = lives(ops, [8] * 6, [0] * 6, [INPUT, 0, 0, 0, 0, OUTPUT], [0, 0, 1, 0, 0, 0])[0]
+    assert buffer == [0, 1, 2, 1, 4, 5]
+
+
 def test_orders_know_the_same_codes():
     # Of two branches each ends in a smaller tensor in its own bytes: the second begins when the first has shrunk.
     g = Graph()
-    x = g.input((1, 2, 4, 4), "int8", name="x")
+    x = g.input((1, 1, 4, 4), "int8", name="x")
     ends = [g.conv2d(g.conv2d(x, 8, 1), 8, 3, stride=2, padding="same", groups=8) for _ in range(2)]
     g.add(*ends)
     plan = plan_order(g, profile=PROFILES["mcunet"])
-    assert (plan.peak_bytes, plan.status) == (32 + 32 + 128, "optimal")
+    assert (plan.peak_bytes, plan.status) == (32 + 16 + 128, "optimal")
+    # only the second input may be taken over, and of the first op it is read again
+    both = Lowered.from_arrays([8] * 4, [[0, 1], [1, 2]], [[2], [3]])
+    rules = Profile("mine", "", inplace="dead", takeover=Takeover((("op", (1,)),), from_inputs=True, to_outputs=True))
+    assert plan_order(both, profile=rules).peak_bytes == 24
     wide = Lowered.from_arrays([1] * 65, [range(64)], [[64]])
     for i, nbytes in ((2, 64), (63, 65)):  # a code has no bit for the last
         rules = Profile(

@@ -643,7 +643,7 @@ _NOTHING_ALIKE = column([])
 def _lives(net: Lowered, rules: Profile, sizes: Sizes, nbytes: I64, order: I64) -> _Lives:
     n = net.n_tensors
     share, held = _shares(net, rules, sizes, nbytes)
-    buffer, uses, born, dead, inside, freed = (np.zeros(n, np.int64) for _ in range(6))
+    buffer, uses, born, dead, inside, freed = np.zeros((6, n), np.int64)
     in_ptr, in_idx, reads = net.held_reads() if rules.frames else (net.in_ptr, net.in_idx, net.reads)
     like = _alike(net, sizes, nbytes) if rules.reuses else _NOTHING_ALIKE
     live_ranges(order, in_ptr, in_idx, net.out_ptr, share, reads, held, nbytes, _takes_over(net, rules), like, buffer,
