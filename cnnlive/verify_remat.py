@@ -63,7 +63,9 @@ def replay(problem: RematProblem, schedule: Iterable[tuple[str, int]]) -> tuple[
     for k, (what, x) in enumerate(schedule):
         if what == "free":
             if x not in buffer:
-                raise RematError(f"action {k} frees value {x} (an output of node {names[owner[x]]}), which is not there")
+                raise RematError(
+                    f"action {k} frees value {x} (an output of node {names[owner[x]]}), which is not there"
+                )
             b = buffer[x]
             for v in held.pop(b):
                 del buffer[v]
@@ -71,9 +73,9 @@ def replay(problem: RematProblem, schedule: Iterable[tuple[str, int]]) -> tuple[
             continue
         if what != "run":
             raise RematError(f"action {k} is {what!r}; allowed: run, free")
-        if runs[x] and x > problem.loss:
-            raise RematError(f"action {k} runs backward node {names[x]} again")
         is_view = out_ptr[x] < out_ptr[x + 1] and share[out_ptr[x]] >= 0 and not over[out_ptr[x]]
+        if runs[x] and not is_view and x > problem.loss:
+            raise RematError(f"action {k} runs backward node {names[x]} again")
         if runs[x] and not may[x] and not is_view:
             raise RematError(f"action {k} runs node {names[x]} again, which may not be recomputed")
         for v in reads[in_ptr[x] : in_ptr[x + 1]]:

@@ -7,10 +7,12 @@ next that reads it; ``n_steps`` for a value that outlives the run, ``n_steps + 1
 
 - 0, keep: the value is held all through (after the last read: until recomputation reads it for the last time);
 - 1, drop: it is freed at once, recomputed where it is next needed, and held from there;
-- 2, transient: freed at once, and recomputed in every step that needs it.
+- 2, transient: freed at once, and recomputed in every step that needs it;
+- 3, lend: held until recomputation first reads it, then as 1.
 
 Before a step runs, whatever it needs and is not held is recomputed in program order: its *closure*. ``first[g]`` is the
-step that recomputes the value of a dropped gap (``n_steps``: none does), ``hold[g]`` the steps ``(from, to)`` between
+first step that needs the value of a gap in state 1 or 3 (``n_steps``: none does), ``first[n_gaps + g]`` the second in
+state 3; a dropped value is recomputed there. ``hold[g]`` and ``hold[n_gaps + g]`` are the steps ``(from, to)`` between
 which it is held: it is there when steps ``from + 1 .. to`` begin.
 
 Closures lie in ``pool`` at ``closure[p] = (begin, length)``. ``heads`` and ``links`` are lists, for each node, of the
@@ -20,8 +22,8 @@ that step ``p`` has above what is held when it begins.
 
 ``queue`` and ``flag`` are three sets: 0 steps whose closures are out of date, 1 gaps whose holds are, 2 steps whose
 ``local`` is. ``totals``: 0 cost, 1 end of the pool, 2 first free link, 3 entries of the journal, 4 stamp, 5 to 7 sizes
-of the three sets, 8 whether the journal is written, 9 whether there was no room, 10 links in use, 11 cost and 12 end of the
-pool when the journal was empty, 13 random state, 14 and 15 what annealing found.
+of the three sets, 8 whether the journal is written, 9 whether there was no room, 10 links in use, 11 cost and 12 end
+of the pool when the journal was empty, 13 random state, 14 and 15 what annealing found.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def peak_step(tree: I64) -> int:
         i = 2 * i
         if tree[0, i + 1] > tree[0, i]:
             i += 1
-    return i - size
+    return int(i - size)
 
 
 @kernel
@@ -142,7 +144,7 @@ def next_demand(g: int, after: int, n: int, gap_value: I64, gap_end: I64, user_p
             k = links[k, 0]
         if k >= 0 and links[k, 1] < best:
             best = links[k, 1]
-    return best
+    return int(best)
 
 
 @kernel
@@ -163,7 +165,7 @@ def gap_before(v: int, p: int, gap_ptr: I64, gap_end: I64) -> int:
     g = gap_ptr[v]
     while gap_end[g] < p:
         g += 1
-    return g
+    return int(g)
 
 
 @kernel
@@ -187,7 +189,19 @@ def set_state(g: int, new: int, n: int, gap_value: I64, gap_begin: I64, gap_end:
         if old == 1:
             p = first[g]
         first[g] = p if new == 1 else n
-    if old == 2 or new == 2:
+    if new == 3 or old == 3:
+        m = state.shape[0]
+        note(1, g, first[g], 0, journal, totals)
+        note(1, m + g, first[m + g], 0, journal, totals)
+        if old == 3:
+            first[m + g] = n
+            if new != 1:
+                first[g] = n
+        if new == 3:
+            first[g] = p
+            if p < n and p < gap_end[g]:
+                first[m + g] = next_demand(g, p, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
+    if old >= 2 or new >= 2:
         p = gap_begin[g]
         while p < n:
             p = next_demand(g, p, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
@@ -219,6 +233,29 @@ def demand(v: int, p: int, n: int, top: int, value_node: I64, gap_ptr: I64, gap_
             first[g] = p
             push(1, g, queue, flag, totals)
         if first[g] < p:
+            return top
+    if s == 3:
+        m = state.shape[0]
+        a = first[g]
+        b = first[m + g]
+        if p < a:
+            # what was the first need is the second now
+            note(1, g, a, 0, journal, totals)
+            note(1, m + g, b, 0, journal, totals)
+            first[g] = p
+            first[m + g] = a
+            push(1, g, queue, flag, totals)
+            if a < n:
+                push(0, a, queue, flag, totals)
+            if b < n:
+                push(0, b, queue, flag, totals)
+        elif a < p < b:
+            note(1, m + g, b, 0, journal, totals)
+            first[m + g] = p
+            push(1, g, queue, flag, totals)
+            if b < n:
+                push(0, b, queue, flag, totals)
+        if first[m + g] != p:
             return top
     c = value_node[v]
     if mark[c] != stamp:
@@ -302,12 +339,31 @@ def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64
                 v = in_idx[e]
                 if want[v] != stamp:
                     g = gap_before(v, p, gap_ptr, gap_end)
+                    m = state.shape[0]
                     if state[g] == 1 and first[g] == p:
                         note(1, g, p, 0, journal, totals)
                         first[g] = next_demand(g, p, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
                         push(1, g, queue, flag, totals)
                         if first[g] < n:
                             push(0, first[g], queue, flag, totals)
+                    elif state[g] == 3 and (first[g] == p or first[m + g] == p):
+                        q = next_demand(g, p, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
+                        if first[g] == p:
+                            note(1, g, p, 0, journal, totals)
+                            first[g] = q
+                            if q < n:
+                                push(0, q, queue, flag, totals)
+                                if q < gap_end[g]:
+                                    q = next_demand(g, q, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
+                                else:
+                                    q = n
+                        if p < first[m + g] and first[m + g] < n:
+                            push(0, first[m + g], queue, flag, totals)
+                        note(1, m + g, first[m + g], 0, journal, totals)
+                        first[m + g] = q
+                        push(1, g, queue, flag, totals)
+                        if q < n:
+                            push(0, q, queue, flag, totals)
 
 
 @kernel
@@ -327,6 +383,13 @@ def settle_cost(n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64, g
         flag[0, p] = 0
         restep(p, n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state, first,
                closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
+
+
+@kernel
+def holds(g: int, p: int, hold: I64) -> bool:
+    """Whether the value of a gap is held when step `p` begins."""
+    r = g + hold.shape[0] // 2
+    return bool((hold[g, 0] < p <= hold[g, 1]) or (hold[r, 0] < p <= hold[r, 1]))
 
 
 @kernel
@@ -353,10 +416,10 @@ def local_peak(p: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbyte
             inside = False
             if i < count:
                 g = gap_before(v, p, gap_ptr, gap_end)
-                inside = hold[g, 0] < p and p <= hold[g, 1]
+                inside = holds(g, p, hold)
                 if gap_end[g] == p:
                     g += 1
-            after = hold[g, 0] <= p and p < hold[g, 1]
+            after = holds(g, p + 1, hold)
             there = not inside and (after or (want[v] == stamp and last[v] > i))
             if takes[v] < 0:
                 rise += nbytes[v]
@@ -376,7 +439,7 @@ def local_peak(p: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbyte
                 for w in range(out_ptr[c], out_ptr[c + 1]):
                     if takes[w] == v:
                         taken = True
-                if not taken and not (hold[g, 0] <= p and p < hold[g, 1]):
+                if not taken and not holds(g, p + 1, hold):
                     live -= nbytes[v]
     return peak
 
@@ -387,38 +450,47 @@ def settle_peak(n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbyt
                 hold: I64, closure: I64, pool: I64, heads: I64, links: I64, local: I64, tree: I64, want: I64,
                 last: I64, queue: I64, flag: I64, journal: I64, totals: I64) -> int:  # fmt: skip
     """Bring holds and bytes up to date; return the peak."""
+    m = state.shape[0]
     for i in range(totals[6]):
         g = queue[1, i]
         flag[1, g] = 0
         v = gap_value[g]
-        begin = gap_begin[g]
-        end = gap_end[g]
-        if state[g] == 1:
-            begin = first[g]
-        if state[g] == 2 or begin >= n:
-            begin = -1
-            end = -1
-        elif end > n:
-            end = max(last_demand(v, user_ptr, user_idx, heads, links), begin)
-        if begin == end:
-            begin = -1
-            end = -1
-        a = hold[g, 0]
-        b = hold[g, 1]
-        if a != begin or b != end:
-            note(2, g, a, b, journal, totals)
-            if a >= 0:
-                add_range(a + 1, min(b + 1, n), -nbytes[v], tree)
-                push(2, a, queue, flag, totals)
-                if b < n:
-                    push(2, b, queue, flag, totals)
-            if begin >= 0:
-                add_range(begin + 1, min(end + 1, n), nbytes[v], tree)
-                push(2, begin, queue, flag, totals)
-                if end < n:
-                    push(2, end, queue, flag, totals)
-            hold[g, 0] = begin
-            hold[g, 1] = end
+        for part in range(2):
+            r = g + part * m
+            begin = gap_begin[g]
+            end = gap_end[g]
+            if part == 1:
+                begin = first[r] if state[g] == 3 else n
+            elif state[g] == 1:
+                begin = first[g]
+            elif state[g] == 2 or (state[g] == 3 and first[g] >= n):
+                begin = n
+            if begin >= n:
+                begin = -1
+                end = -1
+            elif part == 0 and state[g] == 3:
+                end = first[g]
+            elif end > n:
+                end = max(last_demand(v, user_ptr, user_idx, heads, links), begin)
+            if begin == end:
+                begin = -1
+                end = -1
+            a = hold[r, 0]
+            b = hold[r, 1]
+            if a != begin or b != end:
+                note(2, r, a, b, journal, totals)
+                if a >= 0:
+                    add_range(a + 1, min(b + 1, n), -nbytes[v], tree)
+                    push(2, a, queue, flag, totals)
+                    if b < n:
+                        push(2, b, queue, flag, totals)
+                if begin >= 0:
+                    add_range(begin + 1, min(end + 1, n), nbytes[v], tree)
+                    push(2, begin, queue, flag, totals)
+                    if end < n:
+                        push(2, end, queue, flag, totals)
+                hold[r, 0] = begin
+                hold[r, 1] = end
     totals[6] = 0
     for i in range(totals[7]):
         p = queue[2, i]
@@ -430,7 +502,7 @@ def settle_peak(n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbyt
             add_range(p, p + 1, new - local[p], tree)
             local[p] = new
     totals[7] = 0
-    return tree[0, 1]
+    return int(tree[0, 1])
 
 
 @kernel
@@ -453,7 +525,7 @@ def undo(n: int, nbytes: I64, gap_value: I64, state: I64, first: I64, hold: I64,
         elif kind == 1:
             first[a] = b
         elif kind == 2:
-            size = nbytes[gap_value[a]]
+            size = nbytes[gap_value[a % state.shape[0]]]
             if hold[a, 0] >= 0:
                 add_range(hold[a, 0] + 1, min(hold[a, 1] + 1, n), -size, tree)
             if b >= 0:
@@ -533,8 +605,10 @@ def evaluate(base_cost: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, tak
         flag[1, g] = 0
     for g in range(state.shape[0]):
         first[g] = n
-        hold[g, 0] = -1
-        hold[g, 1] = -1
+        first[g + state.shape[0]] = n
+        for r in range(g, hold.shape[0], state.shape[0]):
+            hold[r, 0] = -1
+            hold[r, 1] = -1
         push(1, g, queue, flag, totals)
         if state[g] != 0:
             totals[0] += gap_cost[g]
@@ -550,28 +624,29 @@ def evaluate(base_cost: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, tak
     done = totals[9] == 0
     totals[8] = 1
     commit(n, closure, pool, totals)
-    return done
+    return bool(done)
 
 
 @kernel
 def draw(below: int, totals: I64) -> int:
     """Draw an integer in ``[0, below)``: Lehmer's generator, whose products fit 64 bits."""
     totals[13] = totals[13] * 48271 % 2147483647
-    return (totals[13] >> 3) % below
+    return int((totals[13] >> 3) % below)
 
 
 @kernel
-def anneal(now: int, until: int, n_moves: int, budget: int, warmth: float, cold: float, soft: float, hard: float,
-           base_cost: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbytes: I64, scratch: I64,
-           value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64, gap_end: I64, gap_cost: I64,
+def anneal(kinds: int, now: int, until: int, n_moves: int, budget: int, warmth: float, cold: float, soft: float,
+           hard: float, base_cost: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbytes: I64,
+           scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64, gap_end: I64,
+           gap_cost: I64,
            user_ptr: I64, user_idx: I64, state: I64, first: I64, hold: I64, closure: I64, pool: I64, heads: I64,
            links: I64, local: I64, tree: I64, want: I64, last: I64, mark: I64, stack: I64, queue: I64, flag: I64,
            journal: I64, free: I64, best: I64, lowest: I64, totals: I64) -> None:  # fmt: skip
     """Anneal the states of the gaps, moves ``now`` to ``until`` of ``n_moves``; ``best`` is the cheapest within budget.
 
-    Temperature and price of a byte too many (in units of mean cost per byte of the budget) run geometrically from
-    `warmth` to `cold` and from `soft` to `hard`. ``totals[14]`` is the cost of ``best``, or -1; ``totals[15]`` the peak
-    of ``lowest``, the lowest one seen above budget.
+    Moves go to the first `kinds` states. Temperature and price of a byte too many (in units of mean cost per byte of
+    the budget) run geometrically from `warmth` to `cold` and from `soft` to `hard`. ``totals[14]`` is the cost of
+    ``best``, or -1; ``totals[15]`` the peak of ``lowest``, the lowest one seen above budget.
     """
     n_free = free.shape[0]
     rate = float(base_cost) / float(max(budget, 1))
@@ -600,7 +675,7 @@ def anneal(now: int, until: int, n_moves: int, budget: int, warmth: float, cold:
             s = draw(10, totals)
             new = 0
             if s >= 9:
-                new = 2
+                new = 2 + draw(kinds - 2, totals)
             elif s >= 5:
                 new = 1
             if new == old:
@@ -682,7 +757,7 @@ def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, 
         g = order[at]
         at = at + 1 if at + 1 < m else 0
         idle += 1
-        for new in range(3):
+        for new in range(4):
             if new != state[g]:
                 n_tries -= 1
                 if attempt(g, new, totals[0], budget, n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, value_node,
@@ -710,7 +785,7 @@ def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, 
             k += 1
             if other == g or state[other] != 0 or hold[other, 0] > crowded or hold[other, 1] < crowded:
                 continue
-            for new in range(1, 3):
+            for new in range(1, 4):
                 n_tries -= 1
                 if not done and attempt(other, new, cost, budget, n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch,
                                         value_node, again, gap_ptr, gap_value, gap_begin, gap_end, gap_cost, user_ptr,
@@ -735,18 +810,20 @@ def bytes_in(p: int, tree: I64) -> int:
     while i >= 1:
         total += tree[1, i]
         i >>= 1
-    return total
+    return int(total)
 
 
 @kernel
-def repair(n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbytes: I64,
-           scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64, gap_end: I64,
+def repair(noise: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64,
+           nbytes: I64, scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64,
+           gap_end: I64,
            gap_cost: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, hold: I64, closure: I64, pool: I64,
            heads: I64, links: I64, local: I64, tree: I64, want: I64, last: I64, mark: I64, stack: I64, queue: I64,
            flag: I64, journal: I64, free: I64, totals: I64) -> int:  # fmt: skip
     """Bring the peak within budget, each time by the change that costs least for what it takes off the worst step.
 
-    Return the tries left; none means that they ran out, or that no change helps.
+    What a change is worth is raised by up to `noise` percent, by chance. Return the tries left; 0 means that no change
+    helps.
     """
     while tree[0, 1] > budget and n_tries > 0:
         crowded = peak_step(tree)
@@ -760,8 +837,9 @@ def repair(n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr:
             old = state[g]
             if hold[g, 0] > crowded or hold[g, 1] < crowded:
                 continue
-            for new in range(1, 3):
-                if new == old:
+            for new in range(1, 4):
+                # one way only, so that it ends
+                if new == old or old == 2 or (old == 1 and new == 3):
                     continue
                 n_tries -= 1
                 set_state(g, new, n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first, heads,
@@ -777,6 +855,7 @@ def repair(n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr:
                     # less in this step, and no other one worse than it was
                     if off > 0 and now <= peak:
                         score = off / (totals[0] - cost + 1.0e-9) if totals[0] > cost else 1.0e18
+                        score *= 1.0 + noise * draw(1000, totals) / 100000.0
                         if score > best:
                             best = score
                             best_gap = g
@@ -789,7 +868,7 @@ def repair(n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr:
                 scratch, value_node, again, gap_ptr, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state,
                 first, hold, closure, pool, heads, links, local, tree, want, last, mark, stack, queue, flag, journal,
                 totals)  # fmt: skip
-    return n_tries
+    return n_tries if n_tries != 0 else -1
 
 
 @kernel
@@ -797,9 +876,10 @@ def bounds(base: I64, full: I64, piece_bytes: I64, piece_cost: I64, piece_least:
            budgets: I64, costs: I64, steps: I64) -> None:  # fmt: skip
     """Fill ``costs`` with a bound of what recomputation costs under each budget, and the steps that give it; -1: none.
 
-    In each step ``full[p]`` bytes are alive if all is kept, and ``base[p]`` whatever the plan; each piece, in the order of cost per byte, can be left
-    out in steps ``piece_begin .. piece_end - 1`` for its cost, or less of it for no less than ``piece_least``. A fractional knapsack in each step, then one branch on
-    the piece that is cut (Martello and Toth 1977).
+    In each step ``full[p]`` bytes are alive if all is kept, and ``base[p]`` whatever the plan; each piece, in the order
+    of cost per byte, can be left out in steps ``piece_begin .. piece_end - 1`` for its cost, or less of it for no less
+    than ``piece_least``. A fractional knapsack in each step, then one branch on the piece that is cut (Martello and
+    Toth 1977).
     """
     for b in range(budgets.shape[0]):
         costs[b] = 0
@@ -818,7 +898,7 @@ def bounds(base: I64, full: I64, piece_bytes: I64, piece_cost: I64, piece_least:
             cut = -1
             after = -1
             for k in range(piece_bytes.shape[0]):
-                if piece_begin[k] <= p and p < piece_end[k]:
+                if piece_begin[k] <= p < piece_end[k]:
                     if cut >= 0:
                         after = k
                         break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +21,12 @@ __all__ = ["Frontier", "RematPlan", "RematProblem", "plan_remat", "remat_frontie
 _LIMIT: Final = 2**60
 _ANY: Final = 2**62  # no limit
 _SLICE: Final = 20_000  # tries of a kernel between two looks at the clock
+
+# Annealing: temperature from and to, as shares of the plain cost, and price of a byte too many from and to
+_WARM: Final = (1e-2, 1e-4, 2.0, 5.0)
+_HOT: Final = (3e-2, 1e-4, 0.5, 10.0)
+_COLD: Final = (1e-4, 1e-6, 0.3, 5.0)
+_TOWARDS: Final = (1e-2, 1e-4, 5.0, 50.0)
 
 Effort: TypeAlias = Literal["default", "best"]
 
@@ -156,7 +163,7 @@ class RematProblem(Columns):
         if isinstance(loss, bool) or not isinstance(loss, int | np.integer) or not 0 <= loss < n:
             raise RematError(f"loss is {loss!r}; allowed: a node, 0 to {n - 1}")
         extra = _integers(np.zeros(n, np.int64) if scratch is None else scratch, "scratch", n)
-        rows = [list(x) if np.ndim(x) == 1 else [x] for x in nbytes]  # type: ignore[arg-type]
+        rows: list[list[Any]] = [list(x) if isinstance(x, Sequence | np.ndarray) else [x] for x in nbytes]
         if len(rows) != n:
             raise RematError(f"nbytes has {len(rows)} entries and cost {n}; allowed: one for each node")
         out_ptr, flat = csr(rows) if all(type(b) is int for r in rows for b in r) else _rows(rows, labels)
@@ -199,7 +206,9 @@ class RematProblem(Columns):
             if len(edge) not in (2, 3):
                 raise RematError(f"edge {tuple(edge)!r}; allowed: (producer, consumer) or (producer, output, consumer)")
             v, c = value(edge[0] if len(edge) == 2 else tuple(edge[:2]), "an edge"), edge[-1]
-            value((c, 0) if rows[c if 0 <= c < n else 0] else (edge[0], 0), "an edge") if 0 <= c < n else value(c, "an edge")
+            value((c, 0) if rows[c if 0 <= c < n else 0] else (edge[0], 0), "an edge") if 0 <= c < n else value(
+                c, "an edge"
+            )
             if c <= edge[0]:
                 raise RematError(f"node {labels[c]} reads node {labels[edge[0]]}, which runs "
                                  f"{'later' if c < edge[0] else 'at the same time'}; allowed: nodes in the order in "
@@ -263,11 +272,14 @@ class RematProblem(Columns):
         if strange:
             raise RematError(f"a problem's data names value {strange[0]}; allowed: 0 to {len(where) - 1}")
         edges = [(*where[v], i) for i in range(n) for v in data["in_idx"][inputs[i] : inputs[i + 1]]]
-        shared = [{where[v]: where[b] for v, b in enumerate(data["share"]) if b >= 0 and data["overwrites"][v] == kind}
-                  for kind in (0, 1)]  # fmt: skip
+        over, share = data["overwrites"], data["share"]
+        views, taken = (
+            dict[Any, Any]((where[v], where[b]) for v, b in enumerate(share) if b >= 0 and over[v] == kind)
+            for kind in (0, 1)
+        )
         return cls.of(data["cost"], [data["nbytes"][ptr[i] : ptr[i + 1]] for i in range(n)], edges, data["loss"],
                       scratch=data["scratch"], fixed_bytes=data["fixed_bytes"],
-                      may_rerun=np.asarray(data["may_rerun"], bool), views=shared[0], overwrites=shared[1],
+                      may_rerun=np.asarray(data["may_rerun"], bool), views=views, overwrites=taken,
                       outlives=[w for w, keep in zip(where, data["outlives"], strict=True) if keep],
                       names=data["names"], name=data.get("name", ""))  # fmt: skip
 
@@ -329,8 +341,10 @@ def _check_sharing(labels: Sequence[str], owner: I64, out_ptr: I64, reads: Seque
             if (outs < 0).any() or over[out_ptr[i] : out_ptr[i + 1]].any() or scratch[i]:
                 raise RematError(f"node {labels[i]} has a view; allowed: of a node without scratch whose outputs are "
                                  "all views")  # fmt: skip
-            if len(set(root[outs].tolist())) > 1:
-                raise RematError(f"node {labels[i]} has views of several values; allowed: of one")
+            if len({int(root[u]) for u in reads[i]}) > 1:
+                raise RematError(
+                    f"node {labels[i]} has a view; allowed: of a node that reads no other bytes than those"
+                )
     for v in np.flatnonzero(last).tolist():
         if int(root[v]) in gone:
             raise RematError(f"an output of node {labels[owner[v]]} outlives the step and is overwritten by node "
@@ -406,7 +420,8 @@ def _model(problem: RematProblem) -> _Model:
             late[root[v]] += [(i, w) for w in chain[v]]
     users = [[i for i in u if may[i]] for u in uses]
     outlives = {root[v] for v in np.flatnonzero(problem.outlives).tolist()}
-    gap_ptr, value, begin, end, charge, gap_views, start, free = [0], [], [], [], [], [], [], []
+    gap_ptr, gap_views = [0], list[tuple[int, ...]]()
+    value, begin, end, charge, start, free = (list[int]() for _ in range(6))
     for v in range(n_values):
         stops = [owner[v], *uses[v], n if v in outlives else n + 1]
         restorable = may[owner[v]] and nbytes[v] > 0
@@ -450,8 +465,8 @@ class _Evaluator:
         most = int(np.minimum(m.may_rerun.sum() * n // 2, 64 * n + 4096))
         width = max(n, n_gaps)
         self.work = {
-            "state": np.empty(n_gaps, np.int64), "first": np.empty(n_gaps, np.int64),
-            "hold": np.empty((n_gaps, 2), np.int64), "closure": np.empty((n, 2), np.int64),
+            "state": np.empty(n_gaps, np.int64), "first": np.empty(2 * n_gaps, np.int64),
+            "hold": np.empty((2 * n_gaps, 2), np.int64), "closure": np.empty((n, 2), np.int64),
             "pool": np.empty(3 * most + 4 * n, np.int64), "heads": np.empty(n, np.int64),
             "links": np.empty((most + n, 2), np.int64), "local": np.empty(n, np.int64),
             "tree": np.empty((2, 2 * size), np.int64), "want": np.empty(n_values, np.int64),
@@ -467,7 +482,9 @@ class _Evaluator:
         code = getattr(kernel, "py_func", kernel).__code__
         names = code.co_varnames[: code.co_argcount]
         known = self.work
-        return [known[x] if x in known else getattr(self.model, x) for x in names if x in known or hasattr(self.model, x)]
+        return [
+            known[x] if x in known else getattr(self.model, x) for x in names if x in known or hasattr(self.model, x)
+        ]
 
     def reset(self, state: I64) -> bool:
         """Evaluate a schedule from nothing; False where it recomputes more than there is room for."""
@@ -514,10 +531,10 @@ class _Bounds:
                 last_read[v] = n
         # A node's cost is shared among its outputs by their bytes, and what has to run before it, because its output
         # was overwritten, among the nodes that read that: never counted twice.
-        full = [0.0] * n
+        full: list[float] = [0.0] * n
 
         def share(v: int) -> float:
-            return full[owner[v]] * nbytes[v] / max(written[owner[v]], 1) / max(n_users[v], 1)
+            return float(full[owner[v]] * nbytes[v] / max(written[owner[v]], 1) / max(n_users[v], 1))
 
         for i in range(n):
             full[i] = float(again[i])
@@ -525,7 +542,9 @@ class _Bounds:
                 if taken.get(v) == i and may[i]:
                     full[i] += share(v)
         base = problem.scratch.astype(np.int64).copy()
-        pieces: list[tuple[float, float, float, int, int, int]] = []  # bytes, cost, cost of the cheapest option, first step, end, gap
+        pieces: list[
+            tuple[float, float, float, int, int, int]
+        ] = []  # bytes, cost, cost of the cheapest option, first step, end, gap
         change, loose = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
         for i in range(n):
             base[i] += sum(nbytes[v] for v in reads[i])
@@ -547,14 +566,12 @@ class _Bounds:
                 dead = [(taken.get(u, last_read[u] + 1), u) for u in reads[o]
                         if taken.get(u) != o and may[owner[u]] and nbytes[u]]  # fmt: skip
                 stops = sorted({a, b, *(s for s, _ in dead if a < s < b)})
-                for lo, hi in zip(stops[:-1], stops[1:], strict=True):
+                for lo, hi in pairwise(stops):
                     # Options: each dead parent held, or made again for its share. Fractional shares of the cheapest
                     # hull of them bound all: what costs less per byte than it is added to becomes one with it.
                     part = size / written[o]
                     parts = [
-                        (nbytes[u] / n_users[u] * part, share(u) * part)
-                        for s, u in dead
-                        if s <= lo and u not in taken
+                        (nbytes[u] / n_users[u] * part, share(u) * part) for s, u in dead if s <= lo and u not in taken
                     ]
                     gone = sum(share(u) for s, u in dead if s <= lo and u in taken) * part
                     left, price = size - sum(held for held, _ in parts), cost + gone
@@ -571,7 +588,8 @@ class _Bounds:
         # what leaving out saves is rounded up, what it costs down
         sizes = column([int(np.ceil(x[0])) for x in pieces])
         costs, least = (column([int(x[k] * self.scale * (1 - 1e-12)) for x in pieces]) for k in (1, 2))
-        self.pieces = [sizes, costs, least, *(column([x[k] for x in pieces]) for k in (3, 4))]
+        begin, stop = (column([x[k] for x in pieces]) for k in (3, 4))
+        self.pieces = (sizes, costs, least, begin, stop)
         self.gaps = [x[5] for x in pieces]
         self.base, self.total = column(base), column(base + np.cumsum(loose)[:n])
         self.fixed, self.plain = problem.fixed_bytes, problem.plain_cost
@@ -610,18 +628,19 @@ class _Effort(NamedTuple):
     """How much is tried: by counts, so that equal arguments give equal plans on every machine."""
 
     descent: int  # tries of each descent
-    anneal: int  # moves of annealing from where everything is kept
+    starts: int  # greedy plans with some chance in them
+    anneal: int  # moves of each annealing from where everything is kept
     kicks: int  # tries of descents and short annealings from kicked plans, all together
     least: int  # moves of annealing towards the least peak
 
 
 _EFFORTS: Final[Mapping[str, _Effort]] = {
-    "default": _Effort(20_000, 0, 20_000, 20_000),
-    "best": _Effort(1_000_000, 400_000, 800_000, 100_000),
+    "default": _Effort(20_000, 0, 0, 20_000, 20_000),
+    "best": _Effort(1_000_000, 30, 100_000, 500_000, 100_000),
 }
 _FRONTIER_EFFORTS: Final[Mapping[str, _Effort]] = {
-    "default": _Effort(1_200, 0, 0, 2_000),
-    "best": _Effort(20_000, 20_000, 30_000, 60_000),
+    "default": _Effort(1_200, 0, 0, 0, 2_000),
+    "best": _Effort(20_000, 2, 5_000, 12_000, 60_000),
 }
 
 
@@ -660,31 +679,31 @@ class _Search:
             made += now - left
         return made
 
-    def anneal(self, budget: int, moves: int, warmth: float, cold: float, soft: float, hard: float) -> bool:
+    def anneal(self, budget: int, moves: int, how: tuple[float, float, float, float], kinds: int = 4) -> bool:
         """Anneal from the plan as it is; the best within budget becomes the plan. False if there is none."""
         totals, room = self.e.work["totals"], budget - self.problem.fixed_bytes
         totals[14], totals[15] = -1, _ANY
         done = 0
         while done < moves and not self.late and len(self.e.model.free):
             until = min(done + _SLICE, moves)
-            _k.anneal(done, until, moves, room, warmth, cold, soft, hard, max(self.problem.plain_cost, 1),
+            _k.anneal(kinds, done, until, moves, room, *how, max(self.problem.plain_cost, 1),
                       *self._args["anneal"])  # fmt: skip
             done = until
         return bool(totals[14] >= 0 and self.e.reset(self.e.work["best"].copy()))
 
-    def repair(self, budget: int) -> bool:
+    def repair(self, budget: int, noise: int = 0) -> bool:
         """Bring the plan within budget, greedily; it keeps the least peak reached where that fails."""
         room = budget - self.problem.fixed_bytes
         while self.e.peak_bytes > budget and not self.late:
-            if _k.repair(_SLICE, room, *self._args["repair"]) == 0:
+            if _k.repair(noise, _SLICE, room, *self._args["repair"]) == 0:
                 break
         return self.e.peak_bytes <= budget
 
-    def start(self, budget: int) -> bool:
+    def start(self, budget: int, noise: int = 0) -> bool:
         """Make a first plan: what the tightest step's knapsack leaves out, repaired."""
         state = self.keep.copy()
         state[self.bounds.dropped(budget)] = 1
-        return self.e.reset(state) and self.repair(budget)
+        return self.e.reset(state) and self.repair(budget, noise)
 
     def least(self, effort: _Effort) -> tuple[int, I64]:
         """Find a plan with a low peak: the minimum feasible budget, as far as it is known."""
@@ -696,7 +715,7 @@ class _Search:
             best, state = self.e.peak_bytes, self.state
         self.e.reset(state)
         if best > goal:
-            if self.anneal(goal, effort.least, 1e-2, 1e-4, 5.0, 50.0):
+            if self.anneal(goal, effort.least, _TOWARDS):
                 best, state = self.e.peak_bytes, self.state
             elif int(self.e.work["totals"][15]) + self.problem.fixed_bytes < best:
                 self.e.reset(self.e.work["lowest"].copy())
@@ -710,12 +729,22 @@ class _Search:
         e = self.e
         self.descend(budget, effort.descent)
         best, state = e.cost, self.state
-        if effort.anneal and best > bound:
-            e.reset(self.keep)
-            if self.anneal(budget, effort.anneal, 1e-2, 1e-4, 2.0, 5.0):
-                self.descend(budget, effort.descent)
-                if e.cost < best:
-                    best, state = e.cost, self.state
+        for k in range(effort.starts):
+            # other plans of the same kind: the knapsack's and the plain one in turn, repaired with some chance
+            if best > bound and not self.late:
+                ready = self.start(budget, 100) if k % 2 else e.reset(self.keep) and self.repair(budget, 100)
+                if ready:
+                    self.descend(budget, 20_000)
+                    if e.cost < best:
+                        best, state = e.cost, self.state
+        # lending values makes more plans, and more of them poor: annealed with and without
+        for schedule, kinds in ((_WARM, 3), (_HOT, 4), (_HOT, 3)) if effort.anneal else ():
+            if best > bound and not self.late:
+                e.reset(self.keep)
+                if self.anneal(budget, effort.anneal, schedule, kinds):
+                    self.descend(budget, effort.descent)
+                    if e.cost < best:
+                        best, state = e.cost, self.state
         free = self.e.model.free
         tries = 0
         while tries < effort.kicks and best > bound and not self.late and len(free):
@@ -725,7 +754,7 @@ class _Search:
                 if 0 <= at < len(free):
                     kicked[free[at]] = 0 if kicked[free[at]] else 1
             tries += 4_000
-            if not e.reset(kicked) or not self.anneal(budget, 4_000, 1e-4, 1e-6, 0.3, 5.0) or e.cost > 1.01 * best:
+            if not e.reset(kicked) or not self.anneal(budget, 4_000, _COLD) or e.cost > 1.01 * best:
                 continue
             tries += self.descend(budget, effort.descent)
             if e.cost <= best:
@@ -800,7 +829,7 @@ def plan_remat(
     found = bound >= 0 and search.start(budget)
     if not found and bound >= 0:
         search.e.reset(search.keep)
-        found = search.repair(budget) or search.anneal(budget, max(how.anneal, how.least), 1e-2, 1e-4, 2.0, 5.0)
+        found = search.repair(budget) or search.anneal(budget, max(how.anneal, how.least), _WARM, 3)
     if not found:
         least, _ = search.least(how)
         if least > budget:
@@ -932,7 +961,7 @@ class RematPlan(Columns):
         Bytes that were allowed.
     states : (n_gaps,) int64
         For each value and each gap between two of its uses: 0 held, 1 dropped and held again once recomputed, 2 made
-        again in each step that needs it. See :attr:`gaps`.
+        again in each step that needs it, 3 held until recomputation reads it, then as 1. See :attr:`gaps`.
     peak_bytes : int
         Most bytes alive at once, fixed ones included.
     cost : int
@@ -999,7 +1028,7 @@ class RematPlan(Columns):
 
     @property
     def schedule(self) -> list[tuple[str, int]]:
-        """``("run", node)`` and ``("free", value)``, in order: what :func:`cnnlive.verify_remat.check_remat` replays."""
+        """``("run", node)`` and ``("free", value)``, in order; :func:`cnnlive.verify_remat.check_remat` replays it."""
         e = self._evaluated()
         return _schedule(self.problem, e.model, e.work)
 
@@ -1075,7 +1104,9 @@ class Frontier:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"<Frontier {self.problem.name!r}: {len(self.plans)} plans, {self.least_bytes:,} to {self.keep_bytes:,} B>"
+        return (
+            f"<Frontier {self.problem.name!r}: {len(self.plans)} plans, {self.least_bytes:,} to {self.keep_bytes:,} B>"
+        )
 
 
 def _schedule(problem: RematProblem, m: _Model, work: Mapping[str, I64]) -> list[tuple[str, int]]:
@@ -1083,7 +1114,7 @@ def _schedule(problem: RematProblem, m: _Model, work: Mapping[str, I64]) -> list
     n = m.n
     closure, pool, hold, state = (work[x].tolist() for x in ("closure", "pool", "hold", "state"))
     in_ptr, in_idx, out_ptr, takes = m.in_ptr.tolist(), m.in_idx.tolist(), m.out_ptr.tolist(), m.takes.tolist()
-    gap_ptr, begins, ends = m.gap_ptr.tolist(), m.gap_begin.tolist(), m.gap_end.tolist()
+    gap_ptr, ends = m.gap_ptr.tolist(), m.gap_end.tolist()
     root = m.root.tolist()
     found: list[tuple[str, int]] = []
 
@@ -1092,7 +1123,7 @@ def _schedule(problem: RematProblem, m: _Model, work: Mapping[str, I64]) -> list
         g = gap_ptr[v]
         while ends[g] <= p:
             g += 1
-        return bool(hold[g][0] <= p < hold[g][1])
+        return any(a <= p < b for a, b in (hold[g], hold[g + len(ends)]))
 
     inside: set[int] = set()  # values held when the step begins
     for p in range(n):
