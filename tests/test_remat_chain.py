@@ -247,6 +247,33 @@ def test_nested_is_the_optimum_of_longer_chains_too(seed):
         assert persistent_optimum(chain, peak) == pytest.approx(cost)
 
 
+def alone(chain, pool):
+    """Return the frontier of one search, without what others find."""
+    return module._pareto(chain, "alone", module._steps(chain), [pool], 0)
+
+
+@settings(max_examples=30)
+@given(chain=chains(max_stages=9))
+def test_each_search_is_exact_without_the_others(chain):
+    steps = module._steps(chain)
+    expected = points(alone(chain, module._nested(steps, None)))
+    assert points(alone(chain, module._by_table(steps, 10_000))) == expected
+    slots = alone(chain, module._one_level(steps, 10_000))
+    assert points(slots) == points(alone(chain, module._one_level(steps, None)))
+    assert points(alone(chain, module._least(steps)))[0][0] == slots.minimum_bytes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_table_is_exact_where_memory_is_short(seed):
+    rng = np.random.default_rng(seed)
+    act = rng.integers(1, 6, 13)
+    chain = Chain.of(rng.integers(1, 6, 12), rng.integers(1, 6, 12), act, act[1:] + rng.integers(0, 9, 12),
+                     forward_temp=rng.integers(0, 4, 12), backward_temp=rng.integers(0, 4, 12))  # fmt: skip
+    steps = module._steps(chain)
+    expected = points(alone(chain, module._nested(steps, None)))
+    assert points(alone(chain, module._by_table(steps, 10_000))) == expected
+
+
 def test_recomputing_twice_pays_where_memory_is_short():
     chain = Chain.of(np.ones(12), np.ones(12), np.full(13, 4), np.full(12, 8))
     one, deep = chain_frontier(chain), chain_frontier(chain, nested=True)
@@ -330,6 +357,28 @@ def test_a_chain_cut_into_runs_of_stages_has_plans_too(chain, stages, nested):
     never_above(chain_frontier(chain, nested=nested), cut)
     for method in BASELINES[: 4 if nested else 3]:
         never_above(cut, chain_baseline(chain, method))
+
+
+@settings(max_examples=30)
+@given(chain=chains(max_stages=9).filter(lambda c: c.n > 3), stages=st.integers(2, 3))
+def test_a_plan_of_coarse_stages_takes_what_the_stages_do(chain, stages):
+    steps = module._steps(chain)
+    coarse = module._coarsen(steps, stages)
+    n = len(coarse.steps.cost)
+    rng = np.random.default_rng(chain.n)
+    options = np.diff(coarse.steps.opt_ptr)
+    # Every option, kept; the last stage, and what a segment does again, keep everything.
+    rows = [[*(-1 - int(o) for o in rng.integers(0, options[:-1])), -1] for _ in range(6)]
+    rows += [[j, *(-1 - int(o) for o in rng.integers(0, options[j:-1])), -1, *[-1] * j] for j in range(1, n)]
+    pool = np.cumsum([0, *map(len, rows)]), np.concatenate(rows).astype(np.int32)
+    fine = module._unfold(coarse, chain, *pool)
+    for one, other in zip(module._measure(coarse.steps, *pool), module._measure(steps, *fine), strict=True):
+        assert one.tolist() == pytest.approx(other.tolist())
+    last = [[-1] * (n - 1) + [-1 - o] for o in range(options[-1])]
+    pool = np.cumsum([0, *map(len, last)]), np.concatenate(last).astype(np.int32)
+    fine = module._unfold(coarse, chain, *pool)
+    for one, other in zip(module._measure(coarse.steps, *pool), module._measure(steps, *fine), strict=True):
+        assert (one >= other - 1e-9).all()
 
 
 def test_a_coarse_stage_may_drop_a_part_of_itself():

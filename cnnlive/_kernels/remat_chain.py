@@ -1013,7 +1013,7 @@ def coarse(
                 for q in range(p + 1, end + 1):
                     spent += cost[q - 1]
                     gain += saved[opt_ptr[q - 1]]
-                    if spent > most * (1.0 + 1e-12) or (i == m - 1 and q == end):
+                    if spent > most * (1.0 + 1e-12):
                         break
                     if gain - act[q] > best:
                         best = gain - act[q]
@@ -1068,6 +1068,8 @@ def unfold(
             o = new_ptr[a] - c - 1
             p = part[o, 0]
             q = part[o, 1]
+            if a == b and q == start[a + 1]:
+                q = p  # what would be done again at once is kept
             k = start[a]
             while k < start[a + 1]:
                 if k == p and p < q:

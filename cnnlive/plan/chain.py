@@ -701,7 +701,7 @@ def _by_table(steps: _Steps, slots: int) -> _Pool:
     begin, end, origin = rows[0, n - 1].tolist()
     falls = np.flatnonzero(np.diff(table[origin + begin : origin + end], prepend=np.float32(np.inf)) < 0)
     budget = (begin + falls) * unit
-    budget = np.concatenate([[lowest], budget[budget > lowest]])
+    budget = np.concatenate([[lowest], budget[budget > lowest], [top]])
     plan_ptr, nodes = np.zeros(len(budget) + 1, np.int64), np.empty(2 * n * len(budget), np.int32)
     kernels.nested_plans(budget, 1.0 / unit, *steps, least, free, rows, columns, table,
                          np.empty((2 * n + 2, 3), np.int64), plan_ptr, nodes)  # fmt: skip
