@@ -9,25 +9,84 @@ import sys
 from functools import cache
 
 import numpy as np
+import order_graphs
 import pytest
 
 import cnnlive
 from cnnlive import lower
 from cnnlive.plan.order import minimum_peaks, plan_order
 
-NETS = ("resnet50", "densenet121", "googlenet", "unet", "hrnet_w18", "darts_v2_imagenet", "amoebanet", "nasnet_a_large",
-        "pnasnet5_large", "randwire")  # fmt: skip
+NETS = ("resnet50", "densenet121", "googlenet", "unet", "mobilenet_v2", "hrnet_w18", "nasnet_a", "nasnet_a_large",
+        "amoebanet", "darts_v2", "darts_v2_imagenet", "pnasnet5_large", "randwire")  # fmt: skip
+LIKE = ("nasnet_a", "amoebanet", "darts_v2")
 
 
+def plan_of(benchmark, net, *, proven=True, **options):
+    """Time one whole ``plan_order``, and keep what it found beside the time."""
+    plan = plan_order(net, **options)  # compiles; not timed
+    assert plan.optimal == proven
+    assert benchmark(plan_order, net, **options).peak_bytes == plan.peak_bytes
+    benchmark.extra_info |= {"ops": net.n_ops, "states": plan.n_states, "peak": plan.peak_bytes,
+                             "program_peak": plan.program_peak_bytes, "gap": round(plan.gap, 4)}  # fmt: skip
+    return plan
+
+
+@pytest.mark.parametrize("fuse", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize("name", NETS)
-def test_order(benchmark, name):
+def test_order(benchmark, name, fuse):
+    if (name, fuse) == ("randwire", True):
+        pytest.skip("takes seconds; see test_order_that_does_not_close")
     benchmark.group = f"order {name}"
-    net = lower(cnnlive.zoo.load(name))
-    plan = plan_order(net)
-    assert plan.optimal
-    assert benchmark(plan_order, net).peak_bytes == plan.peak_bytes
-    benchmark.extra_info["states"] = plan.n_states
-    benchmark.extra_info["ops"] = net.n_ops
+    plan_of(benchmark, lower(cnnlive.zoo.load(name)), fuse=fuse)
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["", "inplace"])
+@pytest.mark.parametrize("kind", LIKE)
+def test_order_of_cells(benchmark, kind, inplace):
+    """Nets of 375 to 439 plain ops, each convolution with what is fused into it."""
+    benchmark.group = f"order of cells like {kind}"
+    plan_of(benchmark, order_graphs.cells(kind, 14, (4, 9), inplace=inplace).lowered())
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["", "inplace"])
+@pytest.mark.parametrize("seed", range(5))
+def test_order_of_random_wiring(benchmark, seed, inplace):
+    """Three graphs WS(32, 4, 0.75)."""
+    benchmark.group = "order of RandWire"
+    plan_of(benchmark, order_graphs.randwire(seed, inplace=inplace).lowered())
+
+
+@pytest.mark.benchmark(group="order of 90,000 ops")
+@pytest.mark.parametrize("kind", LIKE)
+def test_order_of_a_long_chain_of_cells(benchmark, kind):
+    plan = plan_of(benchmark, order_graphs.cells(kind, 2900, (4, 9)).lowered())
+    assert plan.network.n_ops > 80_000
+
+
+@pytest.mark.benchmark(group="order that does not close")
+@pytest.mark.parametrize("nodes", [64, 96])
+def test_order_that_does_not_close(benchmark, nodes):
+    """One stage of RandWire with more nodes; 100,000 states."""
+    net = order_graphs.randwire(1, nodes, stages=1).lowered()
+    plan_of(benchmark, net, proven=False, max_states=30_000)
+
+
+@pytest.mark.benchmark(group="order of one cell")
+def test_order_of_one_cell(benchmark):
+    plan_of(benchmark, one_cell().lowered())
+
+
+@pytest.mark.benchmark(group="order of one cell")
+def test_order_of_one_cell_in_plain_python(benchmark):
+    """The yardstick: a memoised recursion over sets of ops."""
+    graph = one_cell()
+    found = benchmark.pedantic(order_graphs.Sets(graph).least, rounds=1)
+    assert found == graph.best().peak
+
+
+def one_cell():
+    """Return the first cell of a net like DARTS, as a graph of its own."""
+    return order_graphs.cells("darts_v2", 1, ())
 
 
 def modules(n, rng):

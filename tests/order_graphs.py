@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from cnnlive import Lowered
 from cnnlive.plan.order import best_order
 
 
@@ -51,6 +52,19 @@ class Columns:
         net = SimpleNamespace(in_ptr=in_ptr, in_idx=in_idx, out_ptr=csr(self.writes)[0], before_ptr=before_ptr,
                               before_idx=before_idx)  # fmt: skip
         return net, *(np.array(a, np.int64) for a in (self.share, self.held, self.nbytes, self.scratch))
+
+    def lowered(self, name=""):
+        """Return a net of inputs, and of ops that may write into the first inputs that die, as ``Lowered`` has it."""
+        ops = [k for k, row in enumerate(self.writes) if not self.held[row[0]] & 2]
+        return Lowered.from_arrays(
+            self.nbytes,
+            [self.reads[k] for k in ops],
+            [self.writes[k] for k in ops],
+            scratch=[self.scratch[k] for k in ops],
+            inplace=[self.reads[k][: max(self.share[k] - 1, 0)] for k in ops],
+            outputs=[t for t, h in enumerate(self.held) if h & 4],
+            name=name,
+        )
 
     def best(self, *limits, **more):
         """Plan the order."""

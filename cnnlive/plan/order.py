@@ -18,7 +18,7 @@ from cnnlive.errors import GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
 from cnnlive.plan.inference import peak_in_order, plan_inference
-from cnnlive.plan.order_search import BlockSearch
+from cnnlive.plan.order_search import BlockSearch, arrays, give_back
 from cnnlive.profiles import Inplace, Profile
 from cnnlive.units import format_bytes
 
@@ -260,7 +260,7 @@ def _best_order(graph: Sequence[I64], max_states: int, time_limit: float | None 
     """Do what :func:`best_order` does, for the columns of a graph in the order in which the kernel takes them."""
     until = None if time_limit is None else perf_counter() + time_limit
     n_ops, n_tensors, n_edges, n_before = len(graph[3]), len(graph[5]), len(graph[1]), len(graph[8])
-    work = _arrays(_model_sizes(n_ops, n_tensors, n_edges, n_before))
+    work = arrays(_model_sizes(n_ops, n_tensors, n_edges, n_before), "model")
     program = np.arange(n_ops)
     n, alive, start = model(n_ops, False, *[*graph, program, *[work[name] for name in (*_SCRATCH, *_MODEL, "birth")]])
     bound, peak = survey(n, alive, start, *[work[name] for name in (*_MODEL, "birth", "successor", *_SURVEYED)])
@@ -269,12 +269,14 @@ def _best_order(graph: Sequence[I64], max_states: int, time_limit: float | None 
         # A network input that nobody reads goes after its own step, which is best run early.
         program = np.concatenate([first, work["op_of"][:n]])
     if peak == bound:
+        give_back("model", work)
         return BestOrder(frozen(program), int(peak), int(bound), 0)
     search = BlockSearch(work, n, n_tensors, n_edges + n_before, int(alive), max(int(start), int(bound)), max_states,
                          until)  # fmt: skip
     search.run()
     if search.peak < peak:
         program, peak = np.concatenate([first, work["op_of"][search.ops()]]), search.peak
+    give_back("model", work)
     return BestOrder(frozen(program), int(peak), search.bound, search.n_states)
 
 
@@ -312,13 +314,6 @@ def _model_sizes(n_ops: int, n_tensors: int, n_edges: int, n_before: int) -> dic
     )
     per_edge = {"pred_idx": n_edges + n_before, "use_idx": n_edges, "takes": n_edges, "user_idx": n_edges + n_tensors}
     return per_tensor | per_op | per_edge
-
-
-def _arrays(sizes: Mapping[str, int]) -> dict[str, I64]:
-    """Make arrays of these sizes, out of one block."""
-    block = np.empty(sum(sizes.values()), np.int64)
-    ends = np.cumsum(list(sizes.values()))
-    return dict(zip(sizes, np.split(block, ends[:-1]), strict=True))
 
 
 def _states(capacity: int) -> tuple[list[I64], int]:
@@ -397,12 +392,12 @@ def minimum_peaks(
     n_before = int(per_graph.max()) * n
     sizes = {"needs": len(_NEEDS), "node_ptr": n + 1, "edges": n_edges, "modes": n, "holds": n, "own_bytes": n,
              "own_scratch": n, "root": n, "reads": n + 1, "before_ptr": n + 1, "before_idx": n_before}  # fmt: skip
-    work = _arrays(sizes | _model_sizes(n, n, n_edges, n_before))
+    work = arrays(sizes | _model_sizes(n, n, n_edges, n_before), "batch")
     work["needs"][:] = _NEEDS
     work["node_ptr"][:] = np.arange(n + 1)
     limit = min(max_states, _FIRST_STATES)
     states, mask = _states(limit)
-    work |= _arrays({"before": 63, "own_ptr": 63, "others": n_edges, "freed": n_edges, "may": n_edges})
+    work |= arrays({"before": 63, "own_ptr": 63, "others": n_edges, "freed": n_edges, "may": n_edges}, "small")
     names = (*sizes, *_SCRATCH, *_MODEL, "birth", "successor", *_SURVEYED, *_SMALL)
     rest = [*[work[name] for name in names], *states, np.empty(n, np.int64), peaks, bounds]
     inputs = [_read_only(a) for a in (graph_ptr, in_ptr, in_idx, *columns)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from cnnlive._kernels.order_search import (
 )
 from cnnlive._types import I64
 
-__all__ = ["BlockSearch"]
+__all__ = ["BlockSearch", "arrays", "give_back"]
 
 # Blocks between two sets for which the latter is looked at as a valley; more cost more than they save.
 _MOST: Final = 6
@@ -96,11 +97,11 @@ class BlockSearch:
             "far": _MOST + 1,
             "picked": _WIDTHS[-1],
         }
-        a = self._a = arrays(sizes)
+        a = self._a = arrays(sizes, "search")
         self._found = a["found"].reshape(n + 2, 2)
-        self._stamp = 0
-        self._words, self._table, self._queued = np.empty((3, 0), np.int64)
-        self._states = np.empty((7, 0), np.int64)
+        kept: _Room = getattr(_of_thread, "room", None) or _Room()
+        _of_thread.room = None
+        self._words, self._states, self._queued, self._table, self._stamp = kept
         self.n_blocks = int(contract(n, n_groups, *[model[name] for name in _MODEL], *[a[name] for name in _LISTS]))
         at = a["alive_at"][:n]
         self._order = at[at >= 0]
@@ -120,6 +121,9 @@ class BlockSearch:
                 break
             first, last = self._parts[part].tolist()
             self._solve(first, last)
+        if self._states.nbytes + self._words.nbytes <= _KEPT:
+            _of_thread.room = _Room(self._words, self._states, self._queued, self._table, self._stamp)
+        give_back("search", self._a)
 
     # -------------------------------------------------------------- the order
 
@@ -314,31 +318,50 @@ class BlockSearch:
 
     def _make_room(self, room: int, n_words: int, kept: int = 0) -> int:
         """Make room for sets, if there is not enough, and return how many there is room for; `kept` are kept."""
-        have = min(self._states.shape[1], len(self._words) // n_words)
-        if have >= room:
-            return room
-        words, queued, states = (
-            np.empty(room * n_words, np.int64),
-            np.empty(room, np.int64),
-            np.empty((7, room), np.int64),
-        )
-        words[: kept * n_words] = self._words[: kept * n_words]
-        states[:, :kept] = self._states[:, :kept]
-        queued[:kept] = self._queued[:kept]
-        self._words, self._states, self._queued = words, states, queued
+        if min(self._states.shape[1], len(self._words) // n_words) < room:
+            # never less of either than there was, or two searches that take turns would each make both anew
+            rows, n = max(room, self._states.shape[1]), max(room * n_words, len(self._words))
+            words, states, queued = np.empty(n, np.int64), np.empty((7, rows), np.int64), np.empty(rows, np.int64)
+            words[: kept * n_words] = self._words[: kept * n_words]
+            states[:, :kept], queued[:kept] = self._states[:, :kept], self._queued[:kept]
+            self._words, self._states, self._queued = words, states, queued
         if len(self._table) < 2 * room:
             self._table = np.full(1 << (2 * room - 1).bit_length(), -1, np.int64)
             self._stamp = 0
-            refill(kept, n_words, len(self._table) - 1, words, states[0], self._table)
+            refill(kept, n_words, len(self._table) - 1, self._words, self._states[0], self._table)
         return room
 
 
-def arrays(sizes: Mapping[str, int]) -> dict[str, I64]:
-    """Make arrays of these sizes, out of one block."""
-    ends = np.cumsum(list(sizes.values()))
-    block = np.empty(ends[-1], np.int64)
-    begins = [0, *ends.tolist()]
-    return {name: block[begins[i] : begins[i + 1]] for i, name in enumerate(sizes)}
+# Memory that searches of a thread use one after the other: fresh pages cost more than small searches do.
+_KEPT: Final = 1 << 24
+_of_thread = threading.local()
+
+
+class _Room(NamedTuple):
+    """Room for sets: words, other columns, marks, the table, and from where on its entries are new."""
+
+    words: I64 = np.empty(0, np.int64)
+    states: I64 = np.empty((7, 0), np.int64)
+    queued: I64 = np.empty(0, np.int64)
+    table: I64 = np.empty(0, np.int64)
+    stamp: int = 0
+
+
+def arrays(sizes: Mapping[str, int], use: str) -> dict[str, I64]:
+    """Make arrays of these sizes out of one block, which is the thread's last of that use if it is large enough."""
+    ends = np.cumsum(list(sizes.values())).tolist()
+    block = getattr(_of_thread, use, None)
+    if block is None or len(block) < ends[-1]:
+        block = np.empty(ends[-1], np.int64)
+    setattr(_of_thread, use, None)
+    found = {name: block[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)}
+    return found | {"": block}
+
+
+def give_back(use: str, taken: Mapping[str, I64]) -> None:
+    """Keep the block of arrays that nobody looks at any more for the thread's next call."""
+    if taken[""].nbytes <= _KEPT:
+        setattr(_of_thread, use, taken[""])
 
 
 # Names of the kernels' arrays, in the order in which they take them.
