@@ -24,6 +24,7 @@ _LIMIT: Final = 2**62
 _MOST_COST: Final = 1e30  # the nested table holds costs in 32 bits
 _MOST_OPTIONS: Final = 4
 _MOST_POINTS: Final = 20_000_000  # of all rows of a frontier that is not thinned: 480 MB
+_MOST_PLACES: Final = 2**22  # of one row in nested lists: what a place has bits for
 _MOST_CELLS: Final = 2**30  # of the nested table: 4 GiB
 _STAGES: Final = 1024
 _NESTED_STAGES: Final = 512
@@ -419,19 +420,22 @@ def chain_frontier(
     ----------
     chain : Chain
     slots : int or None
-        How finely bytes are told apart while searching. One level: at most that many plans are kept for each stage and
-        what follows it, none rounded; None keeps all. Nested: bytes are counted in so many slots.
+        How finely bytes are told apart while searching; None for no limit, which is exact and takes longer. One level:
+        so many plans at most are kept for each stage and what follows it, none of them rounded. Nested: bytes are
+        counted in so many slots, except that up to 32 stages the search is exact.
     nested : bool
         Let what is done again be dropped again, as deep as need be. Pays below about a third of what keeping everything
         takes; otherwise each stage is run forward at most twice, which is what plain checkpoints of frameworks do.
-    max_stages : int
+    max_stages : int, optional
         A longer chain is cut into so many runs of stages, at the smallest outputs, of which each may be kept whole or
-        in part, dropped, or lie in a longer part that is.
+        in part, dropped, or lie in a longer part that is. Default: 1024, for the nested search 512.
 
     Returns
     -------
     ChainFrontier
-        Never worse at any budget than any of `BASELINES` that it may execute, nor than the one-level frontier.
+        At no budget worse than any of `BASELINES`, except that only the nested frontier is compared with ``"revolve"``,
+        nor is the nested one worse than that of one level. Its ``minimum_bytes`` are the least possible of its kind,
+        except nested for chains that are cut.
 
     Raises
     ------
@@ -440,16 +444,19 @@ def chain_frontier(
 
     Notes
     -----
-    One level: for each stage the frontier of it and all behind it, as a list of (bytes, cost), merged from the lists of
-    the stages behind with a part that is dropped between; O(n * candidates * slots) time, and costs bound the
-    candidates. It is exact with ``slots=None``.
+    One level: for each stage the frontier of it and all behind it, as a list of (bytes, cost), from the lists of the
+    stages behind with a part that is dropped between; O(n * candidates * slots) time, and costs bound the candidates.
+    With ``slots=None`` it is exact: 80 ms for 200 stages, 3 s for 500.
 
     Nested: the recurrence of Beaumont, Eyraud-Dubois, Herrmann, Joly and Shilova ("Optimal Re-Materialization
-    Strategies for Heterogeneous Chains", ACM TOMS 2024) over sub-chains and slots, optimal among plans that keep what
-    they have stored until it is used: O(n**3 * slots) time at worst, O(n**2 * slots) memory. It differs in that the
-    table holds the extra cost alone, from the least slots of a sub-chain to where it is nothing; sizes are rounded to
-    the nearest slot, since plans are measured afterwards; and a gradient of the output is not there before backward
-    begins. The least budget comes from the same recurrence in bytes.
+    Strategies for Heterogeneous Chains", ACM TOMS 2024) over sub-chains, optimal among plans that keep what they have
+    stored until it is used. With ``slots=None``, or up to 32 stages, each sub-chain has the list of all its plans
+    worth anything, in bytes: 20 ms for 50 stages, 0.6 s for 100, 5 s for 150. Otherwise it is a table over slots, in
+    O(n**3 * slots) time at worst and O(n**2 * slots) memory. It holds the extra cost alone, from the least slots of a
+    sub-chain to where it is nothing; the slots are spent on budgets up to two fifths of keeping everything or three
+    times the least, and beyond that plans are of one level. Plans are drawn from it in bytes: what fits is exact, the
+    table, rounded to the nearest slot, says what is cheap. So no plan passes its budget, and the least budget has one.
+    Unlike there, the gradient of the last output is not counted before backward begins.
 
     Examples
     --------
@@ -629,7 +636,7 @@ def _lists(steps: _Steps, most: int) -> _Pool | None:
                               *_points(width))  # fmt: skip
         if begin < 0:
             break
-        if 2 * len(store[0]) > most:
+        if 2 * len(store[0]) > most or 2 * width > _MOST_PLACES:
             return None
         store = _grown(store)
         width *= 2
