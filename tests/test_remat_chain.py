@@ -274,6 +274,22 @@ def test_the_table_is_exact_where_memory_is_short(seed):
     assert points(alone(chain, module._by_table(steps, 10_000))) == expected
 
 
+@settings(max_examples=60)
+@given(chain=chains(max_stages=8, most=9), slots=st.integers(1, 40))
+def test_no_plan_of_the_table_passes_the_budget_it_was_asked_for(chain, slots):
+    steps, write, asked = module._steps(chain), module.kernels.nested_plans, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module.kernels, "nested_plans", lambda budget, *rest: (asked.append(budget), write(budget, *rest))
+        )
+        pool = module._by_table(steps, slots)
+    peaks, _ = module._measure(steps, *pool)
+    assert (peaks <= asked[0] + chain.activation_bytes[0]).all()
+    for nodes in np.split(pool[1][: pool[0][-1]], pool[0][1:-1]):
+        assert (nodes != 0).all()
+        assert (nodes < 0).sum() == chain.n
+
+
 def test_recomputing_twice_pays_where_memory_is_short():
     chain = Chain.of(np.ones(12), np.ones(12), np.full(13, 4), np.full(12, 8))
     one, deep = chain_frontier(chain), chain_frontier(chain, nested=True)
