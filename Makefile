@@ -5,7 +5,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py tests/test_training_kernel.py tests/test_caching_allocator.py \
 	tests/test_trellis_kernel.py tests/test_order_kernel.py tests/test_spaces_encoded.py \
-	tests/test_nas_palette.py tests/test_nas_batch.py tests/test_labels_kernel.py
+	tests/test_nas_palette.py tests/test_nas_batch.py tests/test_labels_kernel.py \
+	tests/test_arena_kernel.py tests/test_arena_search.py tests/test_rules_kernel.py tests/test_remat_chain.py \
+	tests/test_remat.py
 
 .PHONY: demo test lint format bench bench-table docs clean fresh help
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cnnlive.plan.rules import RuleOfThumb, rules_of_thumb
     from cnnlive.plan.training import TrainingPlan, plan_training
     from cnnlive.plan.warm import warm_up
-    from cnnlive.profiles import PROFILES, Profile
+    from cnnlive.profiles import PROFILES, Profile, Takeover
     from cnnlive.units import format_bytes, parse_bytes
 
 __version__ = "0.1.0.dev0"
@@ -61,6 +61,7 @@ _MODULE_OF = {
     "RematProblem": "cnnlive.plan.remat",
     "RuleOfThumb": "cnnlive.plan.rules",
     "SharedObjectsPlan": "cnnlive.plan.arena",
+    "Takeover": "cnnlive.profiles",
     "Tensor": "cnnlive.graph",
     "TrainingPlan": "cnnlive.plan.training",
     "autocast": "cnnlive.mixed",
@@ -119,6 +120,7 @@ __all__ = [
     "RematProblem",
     "RuleOfThumb",
     "SharedObjectsPlan",
+    "Takeover",
     "Tensor",
     "TrainingPlan",
     "autocast",

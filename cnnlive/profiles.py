@@ -204,7 +204,6 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
                 bases=_LITE_BASES,
                 pad_ops=True,
                 keeps_inputs=True,
-                pads=True,
                 placement="tflite",
             ),
             Profile(

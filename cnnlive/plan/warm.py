@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from cnnlive.buffers import Buffers
 from cnnlive.graph import Graph
+from cnnlive.plan.arena import METHODS, SHARED_METHODS, plan_arena, plan_shared_objects
+from cnnlive.plan.arena_search import search_placement
 from cnnlive.plan.inference import plan_inference
 from cnnlive.plan.order import plan_order
 from cnnlive.plan.training import plan_training
@@ -29,3 +32,10 @@ def warm_up() -> None:
     one, other = (wide.conv2d(x, 8, 1) for _ in range(2))
     wide.add(wide.conv2d(one, 1, 1), wide.conv2d(other, 1, 1))
     assert plan_order(wide).peak_bytes < plan_inference(wide).activation_peak_bytes
+    for method in METHODS:
+        assert plan_arena(wide, method=method, order="best").offsets is not None
+    for method in SHARED_METHODS[1:]:
+        plan_shared_objects(wide, method=method)
+    # MiniMalloc's smallest list that needs more than is ever alive: it takes a search.
+    tricky = Buffers.of([0, 0, 4, 2, 1, 3, 1], [1, 3, 5, 5, 2, 4, 4], [3, 1, 3, 1, 2, 2, 1])
+    assert search_placement(tricky).bound == 5
