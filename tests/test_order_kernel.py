@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 
 import numpy as np
 import order_graphs
@@ -274,6 +275,7 @@ def test_blocks_have_the_least_peak_of_all_sets(monkeypatch, without):
 @pytest.mark.parametrize("states", [1, 4, 30, 1000])
 def test_a_search_within_limits(monkeypatch, states):
     monkeypatch.setattr(order_search, "_FIRST_ROOM", 1)
+    monkeypatch.setattr(order_search, "_of_thread", threading.local())
     monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
     graph = order_graphs.wide(7, random.Random(3))
     whole, sets = graph.best(), order_graphs.Sets(graph)
@@ -358,6 +360,40 @@ def test_what_lies_between_two_sets_is_looked_at():
         assert all((a == b).all() for a, b in zip(search._cursor[:3], before[:3], strict=True))
 
 
+def test_least_cuts_bound_every_order(monkeypatch):
+    found = {}
+
+    def run(self):
+        for first, last in self._parts.tolist():
+            found["cut"] = max(found.get("cut", 0), self._cut(first, last))
+            found["forced"] = max(found.get("forced", 0), self._forced(first, last))
+
+    monkeypatch.setattr(order_search.BlockSearch, "run", run)
+    better = 0
+    for seed in range(150):
+        graph = order_graphs.drawn(random.Random(seed), 11, seed % 2 == 0)
+        found.clear()
+        graph.best()
+        if found:
+            assert found["forced"] <= found["cut"] <= order_graphs.Sets(graph).least(), seed
+            better += found["forced"] < found["cut"]
+    assert better
+
+
+def test_a_least_cut_runs_what_frees_and_leaves_what_adds():
+    """While the branch of 60 narrows to 30, at least the image of 6 is alive, and that of 50 shrunk to 5."""
+    graph = order_graphs.Columns()
+    x, y = graph.op([], [50], held=2)[0], graph.op([], [6], held=6)[0]
+    opened = graph.op([y], [60])[0]
+    middle = graph.op([y], [20])[0]
+    shut = graph.op([x], [5])[0]
+    ends = [graph.op([opened], [30])[0], graph.op([shut], [7])[0], graph.op([middle], [9])[0]]
+    graph.held[graph.op(ends, [1])[0]] = 4
+    search, _ = search_of(graph)
+    (first, last), *_ = search._parts.tolist()
+    assert search._cut(first, last) == order_graphs.Sets(graph).least() == 101
+
+
 def test_blocks_beyond_the_reach_of_a_set_wait(monkeypatch):
     """More inputs that shrink at once than a set of one word has places, and branches in a bad order."""
     graph = order_graphs.Columns()
@@ -382,6 +418,7 @@ def test_wide_branches_beyond_the_reach_of_a_set_leave_the_proof_open(monkeypatc
     monkeypatch.setattr(order_search, "_WORDS", 1)
     monkeypatch.setattr(order_search, "_MOST_WORDS", 1)
     monkeypatch.setattr(order_search, "_FIRST_ROOM", 1)
+    monkeypatch.setattr(order_search, "_of_thread", threading.local())
     monkeypatch.setattr(order_search.BlockSearch, "_beam", lambda self, *_: None)
     graph = order_graphs.wide(70, random.Random(2))
     found = graph.best(30)

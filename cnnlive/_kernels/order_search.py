@@ -1673,6 +1673,45 @@ def survey(
 
 
 @kernel
+def least_rise(
+    k: int,
+    first: int,
+    last: int,
+    n_words: int,
+    user_ptr: I64,
+    user_idx: I64,
+    last_use: I64,
+    step_ptr: I64,
+    least: I64,
+    gain: I64,
+    use_ptr: I64,
+    use_idx: I64,
+    size: I64,
+    below: I64,
+) -> int:
+    """Fewest bytes that a block of a part adds while it runs, whatever ran before; ``below`` as in :func:`forced`."""
+    high = 0
+    change = 0
+    i = k - first
+    for s in range(step_ptr[k], step_ptr[k + 1]):
+        high = max(high, change + least[s])
+        change += gain[s]
+        for e in range(use_ptr[s], use_ptr[s + 1]):
+            g = use_idx[e]
+            wanted = last_use[g] >= last
+            e2 = user_ptr[g]
+            while e2 < user_ptr[g + 1] and not wanted:
+                u = user_idx[e2] - first
+                e2 += 1
+                if u > i:
+                    w = u // 62
+                    wanted = (below[i * n_words + w] >> (u - 62 * w)) & 1 == 1
+            if not wanted:
+                change -= size[g]
+    return high
+
+
+@kernel
 def forced(
     first: int,
     last: int,
@@ -1683,6 +1722,7 @@ def forced(
     pred_idx: I64,
     user_ptr: I64,
     user_idx: I64,
+    n_users: I64,
     birth: I64,
     last_use: I64,
     step_ptr: I64,
@@ -1691,7 +1731,6 @@ def forced(
     use_ptr: I64,
     use_idx: I64,
     size: I64,
-    mark: I64,
     above: I64,
     below: I64,
     during: I64,
@@ -1700,8 +1739,7 @@ def forced(
 
     A group is, if what begins it has to run before the block, or ran before the part, and somebody who uses it is the
     block or has to run after it. `live` bytes are alive before the part. ``above``, ``below`` (blocks x n_words): what
-    has to run before a block and after it, itself included; ``during`` (blocks), ``mark`` (groups) are
-    scratch.
+    has to run before a block and after it, itself included; ``during`` (blocks) is scratch.
 
     Notes
     -----
@@ -1727,20 +1765,12 @@ def forced(
             if p >= 0:
                 for w in range(n_words):
                     below[p * n_words + w] |= below[i * n_words + w]
-    for g in range(n_groups):
-        mark[g] = 0
     through = live
-    for k in range(first, last):
-        for e in range(use_ptr[step_ptr[k]], use_ptr[step_ptr[k + 1]]):
-            g = use_idx[e]
-            if mark[g]:
-                continue
-            mark[g] = 1
-            born = birth[g] - first
-            if born < 0 and last_use[g] < last:
+    for g in range(n_groups):
+        born = birth[g] - first
+        if n_users[g] > 0 and born < m and (born >= 0 or first <= last_use[g] < last):
+            if born < 0:
                 through -= size[g]
-            elif born < 0:
-                continue
             for w in range(n_words):
                 reach = 0
                 if last_use[g] >= last:
@@ -1760,26 +1790,164 @@ def forced(
                     i += 1
     bound = 0
     for i in range(m):
-        k = first + i
-        high = 0
-        change = 0
-        for s in range(step_ptr[k], step_ptr[k + 1]):
-            high = max(high, change + least[s])
-            change += gain[s]
-            for e in range(use_ptr[s], use_ptr[s + 1]):
-                g = use_idx[e]
-                wanted = last_use[g] >= last
-                e2 = user_ptr[g]
-                while e2 < user_ptr[g + 1] and not wanted:
-                    u = user_idx[e2] - first
-                    e2 += 1
-                    if u > i:
-                        w = u // 62
-                        wanted = (below[i * n_words + w] >> (u - 62 * w)) & 1 == 1
-                if not wanted:
-                    change -= size[g]
+        high = least_rise(first + i, first, last, n_words, user_ptr, user_idx, last_use, step_ptr, least, gain, use_ptr,
+                          use_idx, size, below)  # fmt: skip
         bound = max(bound, through + during[i] + high)
     return bound
+
+
+@kernel
+def lay_arcs(
+    first: int,
+    last: int,
+    n_groups: int,
+    live: int,
+    pred_ptr: I64,
+    pred_idx: I64,
+    user_ptr: I64,
+    user_idx: I64,
+    n_users: I64,
+    birth: I64,
+    last_use: I64,
+    size: I64,
+    arc_to: I64,
+    capacity: I64,
+    arc_ptr: I64,
+    arc_idx: I64,
+) -> tuple[int, int]:
+    """Write the network whose cuts are sets of a part: what a set leaves alive is the capacity from it to the rest.
+
+    Nodes are the blocks of the part, all groups, what ran before the part, and what runs after it. A block leads to its
+    groups with their bytes, a group to all its users and a block to those that it waits for without limit. Arcs stand
+    in pairs, there and back. Returns how many, and what is alive all through the part.
+    """
+    m = last - first
+    before = m + n_groups
+    n_nodes = before + 2
+    n = 0
+    through = live
+    no_limit = 1 << 61
+    for node in range(n_nodes + 1):
+        arc_ptr[node] = 0
+    for k in range(first, last):
+        for e in range(pred_ptr[k], pred_ptr[k + 1]):
+            if pred_idx[e] >= first:
+                arc_to[n] = pred_idx[e] - first
+                capacity[n] = no_limit
+                arc_to[n + 1] = k - first
+                capacity[n + 1] = 0
+                n += 2
+    for g in range(n_groups):
+        source = birth[g] - first
+        if n_users[g] > 0 and source < m and (source >= 0 or first <= last_use[g] < last):
+            if source < 0:
+                source = before
+                through -= size[g]
+            arc_to[n] = m + g
+            capacity[n] = size[g]
+            arc_to[n + 1] = source
+            capacity[n + 1] = 0
+            n += 2
+            for i in range(user_ptr[g], user_ptr[g + 1]):
+                u = user_idx[i] - first
+                if u >= 0 and u < m:
+                    arc_to[n] = u
+                    capacity[n] = no_limit
+                    arc_to[n + 1] = m + g
+                    capacity[n + 1] = 0
+                    n += 2
+            if last_use[g] >= last:
+                arc_to[n] = before + 1
+                capacity[n] = no_limit
+                arc_to[n + 1] = m + g
+                capacity[n + 1] = 0
+                n += 2
+    for a in range(n):
+        arc_ptr[arc_to[a ^ 1] + 1] += 1
+    for node in range(n_nodes):
+        arc_ptr[node + 1] += arc_ptr[node]
+    for a in range(n - 1, -1, -1):
+        node = arc_to[a ^ 1]
+        arc_ptr[node + 1] -= 1
+        arc_idx[arc_ptr[node + 1]] = a
+    # each pointer now stands where its node begins, one place too far up
+    for node in range(n_nodes):
+        arc_ptr[node] = arc_ptr[node + 1]
+    arc_ptr[n_nodes] = n
+    return n, through
+
+
+@kernel
+def least_alive(
+    v: int,
+    m: int,
+    n_nodes: int,
+    n_arcs: int,
+    n_words: int,
+    above: I64,
+    below: I64,
+    arc_to: I64,
+    capacity: I64,
+    arc_ptr: I64,
+    arc_idx: I64,
+    left: I64,
+    via: I64,
+    queue: I64,
+) -> int:
+    """Least bytes alive after any set of blocks after which block `v` of a part can run; see :func:`lay_arcs`.
+
+    What `v` waits for is in the set, `v` and what waits for it is not; the rest as it is best, by a least cut.
+
+    Notes
+    -----
+    Shortest paths one after the other; O(paths x arcs).
+    """
+    for a in range(n_arcs):
+        left[a] = capacity[a]
+    flow = 0
+    while True:
+        n = 0
+        for node in range(n_nodes):
+            via[node] = -1
+        for i in range(m):
+            w = i // 62
+            if i != v and (above[v * n_words + w] >> (i - 62 * w)) & 1:
+                via[i] = -2
+                queue[n] = i
+                n += 1
+        via[n_nodes - 2] = -2
+        queue[n] = n_nodes - 2
+        n += 1
+        at = 0
+        goal = -1
+        while at < n and goal < 0:
+            node = queue[at]
+            at += 1
+            for e in range(arc_ptr[node], arc_ptr[node + 1]):
+                a = arc_idx[e]
+                to = arc_to[a]
+                if left[a] == 0 or via[to] != -1:
+                    continue
+                via[to] = a
+                queue[n] = to
+                n += 1
+                w = to // 62
+                if to == n_nodes - 1 or (to < m and (below[v * n_words + w] >> (to - 62 * w)) & 1):
+                    goal = to
+                    break
+        if goal < 0:
+            return flow
+        more = 1 << 61
+        node = goal
+        while via[node] >= 0:
+            more = min(more, left[via[node]])
+            node = arc_to[via[node] ^ 1]
+        node = goal
+        while via[node] >= 0:
+            left[via[node]] -= more
+            left[via[node] ^ 1] += more
+            node = arc_to[via[node] ^ 1]
+        flow += more
 
 
 @kernel

@@ -154,8 +154,8 @@ def plan_order(
     where neither takes more than the other. The net is parted at blocks comparable with all others. Rules of thumb and
     beams give a peak; then a search visits all sets that can be reached below it, depth first. Whatever leaves no more
     bytes alive than before is run at once, which loses no order, since bytes alive are a submodular function of the
-    set. If the search ends, the peak is proven. If it costs too much, lower levels are tried for the bound, blocks
-    around the peak are put in order anew, and it is tried again with more.
+    set. If the search ends, the peak is proven. If it costs too much, a least cut for each block and lower levels give
+    a bound, blocks around the peak are put in order anew, and it is tried again with more.
 
     Examples
     --------

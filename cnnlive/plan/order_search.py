@@ -15,7 +15,10 @@ from cnnlive._kernels.order_search import (
     contract,
     explore,
     forced,
+    lay_arcs,
     lay_out,
+    least_alive,
+    least_rise,
     list_order,
     refill,
     spell,
@@ -41,6 +44,8 @@ _WIDTHS: Final = (4, 16, 64)
 _MOST_BEAM: Final = 64_000
 # Blocks of a part up to which what is forced to be alive is counted at each.
 _MOST_FORCED: Final = 1024
+# Blocks of a part up to which least cuts are looked at: some ten milliseconds.
+_MOST_CUTS: Final = 512
 # Blocks around a peak that are put in order anew where the whole is too much, and the states that this may cost.
 _WINDOWS: Final = (40, 80)
 _WINDOW_BUDGET: Final = 4000
@@ -219,7 +224,7 @@ class BlockSearch:
         least = self.bound
         if n <= _MOST_FORCED:
             least = self.bound = max(least, self._forced(first, last))
-        widths = list(_WIDTHS)
+        widths, to_cut = list(_WIDTHS), n <= _MOST_CUTS
         self._beam(first, last, least, widths.pop(0))
         budget = min(max(_FIRST_BUDGET, 4 * n), self._max_states)
         while (peak := self._tall(first, last)) > least and not self._stopped():
@@ -230,6 +235,11 @@ class BlockSearch:
             if end == _NONE:
                 least = self.bound = max(self.bound, peak)
                 break
+            if to_cut:
+                to_cut = False
+                least = self.bound = max(self.bound, self._cut(first, last))
+                if least >= peak:
+                    break
             # Lower levels are decided sooner, and either halve what is open or give a better order.
             high = peak - 1
             while end != _FOUND and high - least > 1 and not self._stopped():
@@ -259,8 +269,30 @@ class BlockSearch:
         a, n = self._a, last - first
         n_words = -(-n // 62)
         above, below = np.empty((2, n * n_words), np.int64)
-        rest = [*[a[name] for name in _FORCED], self._model["size"], a["mark"], above, below, a["load"]]
+        rest = [*[a[name] for name in _FORCED], self._model["size"], above, below, a["load"]]
         return int(forced(first, last, self._n_groups, a["level"][first], n_words, *rest))
+
+    def _cut(self, first: int, last: int) -> int:
+        """Return the lower bound that the least that can be alive while each block of a part runs gives."""
+        a, n, n_groups = self._a, last - first, self._n_groups
+        n_words = -(-n // 62)
+        above, below = np.empty((2, n * n_words), np.int64)
+        rest = [*[a[name] for name in _FORCED], self._model["size"], above, below, a["load"]]
+        bound = int(forced(first, last, n_groups, a["level"][first], n_words, *rest))
+        n_nodes = n + n_groups + 2
+        n_arcs = 2 * (len(a["b_pred_idx"]) + len(a["b_use_idx"]) + 2 * n_groups)
+        arc_to, capacity, arc_idx, left = np.empty((4, n_arcs), np.int64)
+        arc_ptr, via, queue = np.empty((3, n_nodes + 1), np.int64)
+        rest = [*[a[name] for name in _PART], self._model["size"], arc_to, capacity, arc_ptr, arc_idx]
+        n_arcs, through = map(int, lay_arcs(first, last, n_groups, a["level"][first], *rest))
+        rest = [above, below, arc_to, capacity, arc_ptr, arc_idx, left, via, queue]
+        rises = [*[a[name] for name in _RISES], self._model["size"], below]
+        for k in range(first, last):
+            if self._late():
+                break
+            high = int(least_rise(k, first, last, n_words, *rises))
+            bound = max(bound, through + high + int(least_alive(k - first, n, n_nodes, n_arcs, n_words, *rest)))
+        return bound
 
     def _decide(self, first: int, last: int, bound: int, budget: int) -> tuple[int, int]:
         """Look for an order of blocks `first` to ``last - 1`` within `bound`, visiting no more than `budget` sets.
@@ -308,8 +340,11 @@ class BlockSearch:
         rest = [*self._pre, *self._net, *self._cursor, *self._store(), a["age"], a["sequence"], a["load"]]
         trace(goal, first, last, a["level"][first], n_words, *rest)
 
+    def _late(self) -> bool:
+        return self._until is not None and perf_counter() >= self._until
+
     def _stopped(self) -> bool:
-        return self._left <= 0 or (self._until is not None and perf_counter() >= self._until)
+        return self._left <= 0 or self._late()
 
     # -------------------------------------------------------------- room for sets
 
@@ -378,19 +413,9 @@ _LAID: Final = ("root", "head", "link", "first_step", "next_step", "first_use", 
 _PRE: Final = ("b_pred_ptr", "b_pred_idx", "b_user_ptr", "b_user_idx", "n_users")
 _NET: Final = ("b_next_ptr", "b_next_idx", "b_step_ptr", "b_rise", "b_least", "b_gain", "b_use_ptr", "b_use_idx",
                "b_takes")  # fmt: skip
-_FORCED: Final = (
-    "b_pred_ptr",
-    "b_pred_idx",
-    "b_user_ptr",
-    "b_user_idx",
-    "b_birth",
-    "b_last",
-    "b_step_ptr",
-    "b_least",
-    "b_gain",
-    "b_use_ptr",
-    "b_use_idx",
-)
+_PART: Final = ("b_pred_ptr", "b_pred_idx", "b_user_ptr", "b_user_idx", "n_users", "b_birth", "b_last")
+_FORCED: Final = (*_PART, "b_step_ptr", "b_least", "b_gain", "b_use_ptr", "b_use_idx")
+_RISES: Final = ("b_user_ptr", "b_user_idx", "b_last", "b_step_ptr", "b_least", "b_gain", "b_use_ptr", "b_use_idx")
 _CURSOR: Final = ("waiting", "wanted", "ran", "ready", "where")
 _OF_OPS: Final = ("follow_ptr", "root", "count", "place", "head", "tail", "link", "n_in", "n_out", "first_step",
                   "last_step", "next_step", "first_use", "rise", "least", "gain", "alive_at", "number", "b_pred_ptr",
