@@ -274,8 +274,8 @@ def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64
     totals[4] += 1
     stamp = totals[4]
     base = totals[1]
-    # room for the worst case of this step: all nodes recomputed, each entry of the journal that it may write
-    if base + n > pool.shape[0] or totals[3] + 2 * want.shape[0] + 2 * n + 4 > journal.shape[0]:
+    # room for the worst case: all nodes recomputed, what this step notes, and what settling the bytes does after it
+    if base + n > pool.shape[0] or totals[3] + 4 * want.shape[0] + 3 * n + 2 * state.shape[0] > journal.shape[0] - 8:
         totals[9] = 1
         return
     top = 0
@@ -353,10 +353,8 @@ def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64
                             first[g] = q
                             if q < n:
                                 push(0, q, queue, flag, totals)
-                                if q < gap_end[g]:
-                                    q = next_demand(g, q, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
-                                else:
-                                    q = n
+                                r = next_demand(g, q, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
+                                q = r if q < gap_end[g] else n
                         if p < first[m + g] and first[m + g] < n:
                             push(0, first[m + g], queue, flag, totals)
                         note(1, m + g, first[m + g], 0, journal, totals)
@@ -757,6 +755,9 @@ def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, 
         g = order[at]
         at = at + 1 if at + 1 < m else 0
         idle += 1
+        # dropping what is held costs nothing less
+        if state[g] == 0:
+            continue
         for new in range(4):
             if new != state[g]:
                 n_tries -= 1
@@ -802,6 +803,28 @@ def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, 
 
 
 @kernel
+def change(target: I64, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbytes: I64, scratch: I64,
+           value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64, gap_end: I64, gap_cost: I64,
+           user_ptr: I64, user_idx: I64, state: I64, first: I64, hold: I64, closure: I64, pool: I64, heads: I64,
+           links: I64, local: I64, tree: I64, want: I64, last: I64, mark: I64, stack: I64, queue: I64, flag: I64,
+           journal: I64, totals: I64) -> bool:  # fmt: skip
+    """Go over to other states by what differs; False, and nothing changed, where there is no room for that."""
+    for g in range(state.shape[0]):
+        set_state(g, target[g], n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first, heads,
+                  links, queue, flag, journal, totals)  # fmt: skip
+    settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state, first,
+                closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
+    if totals[9] == 0:
+        settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value, gap_begin, gap_end,
+                    user_ptr, user_idx, state, first, hold, closure, pool, heads, links, local, tree, want, last, queue,
+                    flag, journal, totals)  # fmt: skip
+        commit(n, closure, pool, totals)
+        return True
+    undo(n, nbytes, gap_value, state, first, hold, closure, heads, links, local, tree, queue, flag, journal, totals)
+    return False
+
+
+@kernel
 def bytes_in(p: int, tree: I64) -> int:
     """Most bytes alive in a step."""
     i = p + tree.shape[1] // 2
@@ -814,7 +837,7 @@ def bytes_in(p: int, tree: I64) -> int:
 
 
 @kernel
-def repair(noise: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64,
+def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64,
            nbytes: I64, scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64,
            gap_end: I64,
            gap_cost: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, hold: I64, closure: I64, pool: I64,
@@ -822,6 +845,7 @@ def repair(noise: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I
            flag: I64, journal: I64, free: I64, totals: I64) -> int:  # fmt: skip
     """Bring the peak within budget, each time by the change that costs least for what it takes off the worst step.
 
+    Where `part` is 0, holding less is tried first, in state 1, and all other changes only where that is not enough.
     What a change is worth is raised by up to `noise` percent, by chance. Return the tries left; 0 means that no change
     helps.
     """
@@ -832,36 +856,42 @@ def repair(noise: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I
         best = 0.0
         best_gap = -1
         best_new = 0
-        for k in range(free.shape[0]):
-            g = free[k]
-            old = state[g]
-            if hold[g, 0] > crowded or hold[g, 1] < crowded:
-                continue
-            for new in range(1, 4):
-                # one way only, so that it ends
-                if new == old or old == 2 or (old == 1 and new == 3):
+        stage = part
+        while stage < 2 and best_gap < 0:
+            for k in range(free.shape[0]):
+                g = free[k]
+                old = state[g]
+                if hold[g, 0] > crowded or hold[g, 1] < crowded:
                     continue
-                n_tries -= 1
-                set_state(g, new, n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first, heads,
-                          links, queue, flag, journal, totals)  # fmt: skip
-                settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx,
-                            state, first, closure, pool, heads, links, want, mark, stack, queue, flag, journal,
-                            totals)  # fmt: skip
-                if totals[9] == 0:
-                    now = settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value, gap_begin,
-                                      gap_end, user_ptr, user_idx, state, first, hold, closure, pool, heads, links,
-                                      local, tree, want, last, queue, flag, journal, totals)  # fmt: skip
-                    off = min(peak - bytes_in(crowded, tree), peak - budget)
-                    # less in this step, and no other one worse than it was
-                    if off > 0 and now <= peak:
-                        score = off / (totals[0] - cost + 1.0e-9) if totals[0] > cost else 1.0e18
-                        score *= 1.0 + noise * draw(1000, totals) / 100000.0
-                        if score > best:
-                            best = score
-                            best_gap = g
-                            best_new = new
-                undo(n, nbytes, gap_value, state, first, hold, closure, heads, links, local, tree, queue, flag, journal,
-                     totals)  # fmt: skip
+                for new in range(1, 4):
+                    # one way only, so that it ends
+                    if new == old or old == 2 or (old == 1 and new == 3):
+                        continue
+                    if stage == 0 and (old != 0 or new != 1):
+                        continue
+                    n_tries -= 1
+                    set_state(g, new, n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first,
+                              heads, links, queue, flag, journal, totals)  # fmt: skip
+                    settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx,
+                                state, first, closure, pool, heads, links, want, mark, stack, queue, flag, journal,
+                                totals)  # fmt: skip
+                    if totals[9] == 0:
+                        now = settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value,
+                                          gap_begin, gap_end, user_ptr, user_idx, state, first, hold, closure, pool,
+                                          heads, links, local, tree, want, last, queue, flag, journal,
+                                          totals)  # fmt: skip
+                        off = min(peak - bytes_in(crowded, tree), peak - budget)
+                        # less in this step, and no other one worse than it was
+                        if off > 0 and now <= peak:
+                            score = off / (totals[0] - cost + 1.0e-9) if totals[0] > cost else 1.0e18
+                            score *= 1.0 + noise * draw(1000, totals) / 100000.0
+                            if score > best:
+                                best = score
+                                best_gap = g
+                                best_new = new
+                    undo(n, nbytes, gap_value, state, first, hold, closure, heads, links, local, tree, queue, flag,
+                         journal, totals)  # fmt: skip
+            stage += 1
         if best_gap < 0:
             return 0
         attempt(best_gap, best_new, 4611686018427387904, 4611686018427387904, n, in_ptr, in_idx, out_ptr, takes, nbytes,

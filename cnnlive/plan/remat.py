@@ -21,6 +21,7 @@ __all__ = ["Frontier", "RematPlan", "RematProblem", "plan_remat", "remat_frontie
 _LIMIT: Final = 2**60
 _ANY: Final = 2**62  # no limit
 _SLICE: Final = 20_000  # tries of a kernel between two looks at the clock
+_KICK: Final = 4_000  # moves of annealing after a kick
 
 # Annealing: temperature from and to, as shares of the plain cost, and price of a byte too many from and to
 _WARM: Final = (1e-2, 1e-4, 2.0, 5.0)
@@ -455,7 +456,7 @@ def _model(problem: RematProblem) -> _Model:
 class _Evaluator:
     """The bytes and the cost of a schedule, kept up to date while states of gaps change."""
 
-    __slots__ = ("model", "problem", "work")
+    __slots__ = ("_change", "_evaluate", "model", "problem", "ready", "work")
 
     def __init__(self, problem: RematProblem, model: _Model | None = None) -> None:
         self.problem = problem
@@ -472,9 +473,11 @@ class _Evaluator:
             "tree": np.empty((2, 2 * size), np.int64), "want": np.empty(n_values, np.int64),
             "last": np.empty(n_values, np.int64), "mark": np.empty(n, np.int64), "stack": np.empty(n, np.int64),
             "queue": np.empty((3, width), np.int64), "flag": np.empty((3, width), np.int64),
-            "best": np.empty(n_gaps, np.int64), "lowest": np.empty(n_gaps, np.int64), "order": m.free.copy(),
-            "journal": np.empty((2 * most + 64 * (n_values + n) + 64, 4), np.int64), "totals": np.empty(16, np.int64),
+            "best": np.empty(n_gaps, np.int64), "target": np.empty(n_gaps, np.int64),
+            "lowest": np.empty(n_gaps, np.int64), "order": m.free.copy(), "totals": np.empty(16, np.int64),
+            "journal": np.empty((2 * most + 64 * (n_values + n) + 8 * n_gaps + 64, 4), np.int64),
         }  # fmt: skip
+        self._evaluate, self._change = self.args(_k.evaluate), self.args(_k.change)
         self.reset(m.start)
 
     def args(self, kernel: Any) -> list[Any]:
@@ -489,7 +492,13 @@ class _Evaluator:
     def reset(self, state: I64) -> bool:
         """Evaluate a schedule from nothing; False where it recomputes more than there is room for."""
         self.work["state"][:] = state
-        return bool(_k.evaluate(self.problem.plain_cost, *self.args(_k.evaluate)))
+        self.ready = bool(_k.evaluate(self.problem.plain_cost, *self._evaluate))
+        return self.ready
+
+    def go(self, state: I64) -> bool:
+        """Evaluate a schedule, from the one before if that is at hand."""
+        self.work["target"][:] = state
+        return (self.ready and bool(_k.change(*self._change))) or self.reset(state)
 
     @property
     def peak_bytes(self) -> int:
@@ -635,12 +644,12 @@ class _Effort(NamedTuple):
 
 
 _EFFORTS: Final[Mapping[str, _Effort]] = {
-    "default": _Effort(20_000, 0, 0, 20_000, 20_000),
+    "default": _Effort(20_000, 4, 0, 12_000, 20_000),
     "best": _Effort(1_000_000, 30, 100_000, 500_000, 100_000),
 }
 _FRONTIER_EFFORTS: Final[Mapping[str, _Effort]] = {
-    "default": _Effort(1_200, 0, 0, 0, 2_000),
-    "best": _Effort(20_000, 2, 5_000, 12_000, 60_000),
+    "default": _Effort(800, 0, 0, 0, 1_000),
+    "best": _Effort(20_000, 1, 4_000, 8_000, 60_000),
 }
 
 
@@ -657,6 +666,7 @@ class _Search:
         self.keep[self.e.model.free[self.e.model.gap_end[self.e.model.free] > problem.n]] = 2
         self.rng = np.random.default_rng(seed)
         self.e.work["totals"][13] = 1 + int(self.rng.integers(1, 2**30))
+        self.quick = False  # whether repairs try less
         self.end = None if time_limit is None else time.monotonic() + time_limit
         self._args = {name: self.e.args(getattr(_k, name)) for name in ("descend", "anneal", "repair", "shuffle")}
 
@@ -689,13 +699,13 @@ class _Search:
             _k.anneal(kinds, done, until, moves, room, *how, max(self.problem.plain_cost, 1),
                       *self._args["anneal"])  # fmt: skip
             done = until
-        return bool(totals[14] >= 0 and self.e.reset(self.e.work["best"].copy()))
+        return bool(totals[14] >= 0 and self.e.go(self.e.work["best"].copy()))
 
     def repair(self, budget: int, noise: int = 0) -> bool:
         """Bring the plan within budget, greedily; it keeps the least peak reached where that fails."""
         room = budget - self.problem.fixed_bytes
         while self.e.peak_bytes > budget and not self.late:
-            if _k.repair(noise, _SLICE, room, *self._args["repair"]) == 0:
+            if _k.repair(int(not self.quick), noise, _SLICE, room, *self._args["repair"]) == 0:
                 break
         return self.e.peak_bytes <= budget
 
@@ -703,25 +713,25 @@ class _Search:
         """Make a first plan: what the tightest step's knapsack leaves out, repaired."""
         state = self.keep.copy()
         state[self.bounds.dropped(budget)] = 1
-        return self.e.reset(state) and self.repair(budget, noise)
+        return self.e.go(state) and self.repair(budget, noise)
 
     def least(self, effort: _Effort) -> tuple[int, I64]:
         """Find a plan with a low peak: the minimum feasible budget, as far as it is known."""
         goal = self.bounds.least_bytes
-        self.e.reset(self.keep)
+        self.e.go(self.keep)
         self.repair(goal)
         best, state = self.e.peak_bytes, self.state
         if self.start(goal) or self.e.peak_bytes < best:
             best, state = self.e.peak_bytes, self.state
-        self.e.reset(state)
+        self.e.go(state)
         if best > goal:
             if self.anneal(goal, effort.least, _TOWARDS):
                 best, state = self.e.peak_bytes, self.state
             elif int(self.e.work["totals"][15]) + self.problem.fixed_bytes < best:
-                self.e.reset(self.e.work["lowest"].copy())
+                self.e.go(self.e.work["lowest"].copy())
                 self.repair(goal)
                 best, state = self.e.peak_bytes, self.state
-        self.e.reset(state)
+        self.e.go(state)
         return best, state
 
     def improve(self, budget: int, bound: int, effort: _Effort) -> None:
@@ -732,7 +742,7 @@ class _Search:
         for k in range(effort.starts):
             # other plans of the same kind: the knapsack's and the plain one in turn, repaired with some chance
             if best > bound and not self.late:
-                ready = self.start(budget, 100) if k % 2 else e.reset(self.keep) and self.repair(budget, 100)
+                ready = self.start(budget, 100) if k % 2 else e.go(self.keep) and self.repair(budget, 100)
                 if ready:
                     self.descend(budget, 20_000)
                     if e.cost < best:
@@ -740,7 +750,7 @@ class _Search:
         # lending values makes more plans, and more of them poor: annealed with and without
         for schedule, kinds in ((_WARM, 3), (_HOT, 4), (_HOT, 3)) if effort.anneal else ():
             if best > bound and not self.late:
-                e.reset(self.keep)
+                e.go(self.keep)
                 if self.anneal(budget, effort.anneal, schedule, kinds):
                     self.descend(budget, effort.descent)
                     if e.cost < best:
@@ -753,13 +763,13 @@ class _Search:
             for at in (centre + self.rng.integers(-15, 16, int(self.rng.integers(2, 9)))).tolist():
                 if 0 <= at < len(free):
                     kicked[free[at]] = 0 if kicked[free[at]] else 1
-            tries += 4_000
-            if not e.reset(kicked) or not self.anneal(budget, 4_000, _COLD) or e.cost > 1.01 * best:
+            tries += _KICK
+            if not e.go(kicked) or not self.anneal(budget, _KICK, _COLD) or e.cost > 1.01 * best:
                 continue
             tries += self.descend(budget, effort.descent)
             if e.cost <= best:
                 best, state = e.cost, self.state
-        e.reset(state)
+        e.go(state)
 
     def plan(self, budget: int, bound: int, effort: str) -> RematPlan:
         """Return the plan as it is."""
@@ -828,7 +838,7 @@ def plan_remat(
     (bound,) = search.bounds([budget])
     found = bound >= 0 and search.start(budget)
     if not found and bound >= 0:
-        search.e.reset(search.keep)
+        search.e.go(search.keep)
         found = search.repair(budget) or search.anneal(budget, max(how.anneal, how.least), _WARM, 3)
     if not found:
         least, _ = search.least(how)
@@ -890,6 +900,7 @@ def remat_frontier(
         _check(b, effort, time_limit)
     search = _Search(problem, seed, time_limit)
     how = _FRONTIER_EFFORTS[effort]
+    search.quick = effort == "default"
     e = search.e
     least, lowest = search.least(how)
     if budgets is None:
@@ -907,26 +918,28 @@ def remat_frontier(
         if asked[k] >= search.keep_peak:
             states[k], costs[k] = search.keep, search.keep_cost
             continue
-        for first in (True, False):
-            # the knapsack's plan, and that of the next larger budget, repaired
-            ready = search.start(asked[k]) if first else e.reset(state) and search.repair(asked[k])
-            if ready and costs[k] > bound[k]:
-                search.descend(asked[k], how.descent)
-                if e.cost < costs[k]:
-                    costs[k], states[k] = e.cost, search.state
+        # the cheaper of the knapsack's plan and that of the next larger budget, repaired
+        if search.start(asked[k]):
+            costs[k], states[k] = min((costs[k], states[k]), (e.cost, search.state), key=lambda x: x[0])
+        if e.go(state) and search.repair(asked[k]):
+            costs[k], states[k] = min((costs[k], states[k]), (e.cost, search.state), key=lambda x: x[0])
+        if costs[k] > bound[k]:
+            e.go(states[k])
+            search.descend(asked[k], how.descent)
+            costs[k], states[k] = e.cost, search.state
         if (how.anneal or how.kicks) and costs[k] > bound[k] and not search.late:
-            e.reset(states[k])
+            e.go(states[k])
             search.improve(asked[k], bound[k], how)
             costs[k], states[k] = e.cost, search.state
         state = states[k]
     for k in range(1, len(asked)):
         if costs[k - 1] <= costs[k]:
-            e.reset(states[k - 1])
+            e.go(states[k - 1])
             search.descend(asked[k], how.descent)
             costs[k], states[k] = e.cost, search.state
     plans = []
     for k, b in enumerate(asked):
-        e.reset(states[k])
+        e.go(states[k])
         plans.append(search.plan(b, bound[k], effort))
     return Frontier(problem, tuple(plans), least, search.bounds.least_bytes, search.keep_peak)
 
