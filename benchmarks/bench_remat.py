@@ -20,7 +20,7 @@ from cnnlive.verify_remat import check_remat
 DATA = Path(__file__).parents[2] / "shared" / "data" / "checkpointing"
 
 
-def residual(blocks=26):
+def residual(blocks=20):
     """A bottleneck ResNet's training graph of about 400 nodes: convolutions, batch norms, ReLUs and additions."""
     nbytes, cost, reads, saves = [], [], [], []
 

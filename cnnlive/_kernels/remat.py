@@ -875,7 +875,9 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
                     settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx,
                                 state, first, closure, pool, heads, links, want, mark, stack, queue, flag, journal,
                                 totals)  # fmt: skip
-                    if totals[9] == 0:
+                    # what it can take off is hardly more than the value itself
+                    most = min(nbytes[gap_value[g]], peak - budget) * (1.0 + noise / 100.0)
+                    if totals[9] == 0 and most > best * (totals[0] - cost):
                         now = settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value,
                                           gap_begin, gap_end, user_ptr, user_idx, state, first, hold, closure, pool,
                                           heads, links, local, tree, want, last, queue, flag, journal,
