@@ -181,3 +181,12 @@ def test_the_instances_of_minimalloc_are_read():
         b = read_buffers(folder / f"{name}.1048576.csv")
         assert (b.name, b.n) == (f"{name}.1048576", n)
     assert read_buffers(folder / "input.12.csv").n == 5
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", " a "])
+def test_any_id_is_read_as_it_was_written(name, tmp_path):
+    path = tmp_path / "buffers.csv"
+    write_buffers(path, Buffers.of([0, 1], [2, 3], [8, 9], ids=[name, "plain"]))
+    again = read_buffers(path)
+    assert again.ids == (name, "plain")
+    assert again.nbytes.tolist() == [8, 9]

@@ -16,9 +16,9 @@ SECTION = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOT
 PEERS = (
     "Instances of MiniMalloc and idealloc are not in this repository: rows are missing where they are not at hand. On "
     "such a machine MiniMalloc's own solver, in C++, takes 22 to 25 s for A to K, and idealloc ends 2.4 % above the "
-    "bound of S_1 after 16 s. Lost: the skyline alone leaves large networks up to 3 % above the bound; the order of one "
-    "stage of 64 randomly wired nodes is not proven, nor is that of the zoo's `randwire`, where a sum is several ops, "
-    "with seed 2 or fused with other seeds than 0 and 4 (a million sets of ops do not do)."
+    "bound of S_1 after 16 s. Lost: the skyline alone leaves large networks up to 3 % above the bound; the order of "
+    "one stage of 64 randomly wired nodes is not proven, nor is that of the zoo's `randwire`, where a sum is several "
+    "ops, with seed 2 or fused with other seeds than 0 and 4 (a million sets of ops do not do)."
 )
 SIZES = (100, 10_000, 100_000)
 

@@ -208,7 +208,9 @@ def write_buffers(
     if any(x >= 0 for x in at):
         columns["offset"] = ["" if x < 0 else x for x in at]
     with _open(target) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        # A writer quotes the end of line that it was given, and a reader knows the other one too.
+        other = any("\r" in name for name in b.ids)
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if other else csv.QUOTE_MINIMAL)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
 
