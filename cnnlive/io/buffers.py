@@ -77,7 +77,7 @@ def _read(file: IO[str], where: str, name: str) -> Buffers:
         here = f"{where}, line {line}: "
         if len(row) != len(header):
             raise ReadError(f"{here}{len(row)} values for the {len(header)} columns {','.join(header)}")
-        who = row[at["id"]].strip()
+        who = row[at["id"]]
         if who in lines:
             raise ReadError(f"{here}the id {who!r} is that of line {lines[who]}; allowed: one buffer for each id")
         lines[who] = line
