@@ -12,6 +12,7 @@ from cnnlive.plan.arena_search import search_placement
 from cnnlive.plan.chain import Chain, chain_frontier
 from cnnlive.plan.inference import plan_inference
 from cnnlive.plan.order import plan_order
+from cnnlive.plan.remat import RematProblem, remat_frontier
 from cnnlive.plan.training import plan_training
 
 __all__ = ["warm_up"]
@@ -21,7 +22,7 @@ def warm_up() -> None:
     """Compile every kernel, or load it from the cache on disk.
 
     Call it before forking workers or timing anything: a first plan otherwise pays for its share of it (a minute
-    in all in a process that finds nothing cached, most of it for the searches for orders, placements and chains).
+    in all in a process that finds nothing cached, most of it for the searches: orders, placements, recomputation).
     """
     graph = Graph("warm-up")
     x = graph.input((1, 1, 2, 2))
@@ -51,6 +52,13 @@ def warm_up() -> None:
         chain_frontier(chain, slots=slots, max_stages=8)
     chain_frontier(chain, slots=20, nested=True)
     assert len(chain_frontier(chain, slots=None, nested=True, max_stages=8)[0].timeline)
+    # Eight layers with skips, and a least budget above the bound: annealing looks for less.
+    n = 8
+    edges = [(i, i + 1) for i in range(2 * n)] + [(i, 2 * n - i) for i in range(n)] + [(i, i + 2) for i in range(n - 2)]
+    step = RematProblem.of(
+        [1 + 7 * i % 5 for i in range(2 * n + 1)], [*(8 + 5 * i % 7 for i in range(n)), 1, *[8] * n], edges, n
+    )
+    assert remat_frontier(step, points=3)
 
 
 def _random_net(n: int, seed: int) -> Lowered:
