@@ -51,6 +51,7 @@ def test_shapes_equal_the_rules(graph, batch):
 
 
 ONE_OP = {
+    "opaque": ((2, 6, 9), {"kind": "mystery", "shapes": ((2, 5), (2, 3, 4)), "dtype": ("int8", "float32")}),
     "conv1d": ((2, 6, 9), {"out_channels": 4, "kernel_size": 3, "stride": 2, "padding": 1, "groups": 2}),
     "conv2d": (
         (2, 6, 9, 8),
