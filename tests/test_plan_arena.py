@@ -662,3 +662,10 @@ def test_wrong_objects_are_found():
         with pytest.raises(VerificationError, match=words):
             check_shared_objects(SimpleNamespace(**fields | {k: np.array(v) if k != "status" else v
                                                              for k, v in change.items()}))  # fmt: skip
+
+
+@pytest.mark.parametrize(("upper", "nbytes"), [(0, 8), (2, 0)], ids=["no life", "no bytes"])
+def test_a_fixed_buffer_that_is_never_alive_raises_neither_arena_nor_bound(upper, nbytes):
+    plan = plan_arena(Buffers.of([0, 0], [2, upper], [8, nbytes], fixed=[-1, 64]))
+    assert (plan.arena_bytes, plan.lower_bound, plan.status) == (8, 8, "optimal")
+    assert plan.offsets.tolist() == [0, 64]
