@@ -11,7 +11,7 @@ from cnnlive._kernels.arena_search import search
 from cnnlive.buffers import Buffers
 from cnnlive.errors import ArenaError
 from cnnlive.plan import arena_search as searching
-from cnnlive.plan.arena_search import _Budget, _Part, _parts, _Sections, search_placement
+from cnnlive.plan.arena_search import Sections, _Budget, _Part, _parts, search_placement
 
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 MANY = 1 if COMPILED else 0.1
@@ -95,7 +95,7 @@ def model(b):
     n = sections(b.lower, b.upper, b.nbytes, first, last, np.empty((6, b.n), np.int64))
     load, slack = np.empty((2, n), np.int64)
     bound, grain = arena_bound(n, first, last, b.nbytes, b.alignment, b.fixed, load, slack)
-    times = _Sections(n, first, last, load, slack, int(bound), int(grain))
+    times = Sections(n, first, last, load, slack, int(bound), int(grain))
     return times, [_Part(b, times, members) for members in _parts(times)] if n else []
 
 

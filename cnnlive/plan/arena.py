@@ -7,23 +7,19 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 
 from cnnlive._kernels.arena import (
-    arena_bound,
-    dive,
     fit,
     greedy,
     objects_by_flow,
     objects_by_size,
     objects_in_turn,
-    order_by,
     positional_maxima,
     section_loads,
     section_ranks,
-    sections,
 )
 from cnnlive._types import I64, Columns, column, frozen
 from cnnlive.buffers import Buffers
@@ -31,7 +27,17 @@ from cnnlive.errors import ArenaError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
 from cnnlive.plan._tflm import as_told, from_a_file
-from cnnlive.plan.arena_search import MAX_NODES, Placement, search_placement
+from cnnlive.plan.arena_search import (
+    BY_SIZE,
+    MAX_NODES,
+    Placement,
+    Sections,
+    dives,
+    ordered,
+    search_from,
+    search_placement,
+    sections_of,
+)
 from cnnlive.plan.inference import InferencePlan, plan_inference
 from cnnlive.plan.order import plan_order
 from cnnlive.profiles import Inplace, Profile
@@ -61,11 +67,6 @@ METHODS: Final = ("auto", "exact", "skyline", "greedy_by_size", "greedy_by_size_
 SHARED_METHODS: Final = ("auto", "greedy_by_size", "greedy_by_size_simple", "greedy_by_breadth", "greedy_in_order",
                          "min_cost_flow")  # fmt: skip
 
-# What the dive sorts by; the first is the best as a rule, the second was on the largest instances.
-_DIVES: Final = tuple(
-    column(letters) for letters in ((5, 1, 0), (4, 0), (5, 0, 1), (8, 1), (1, 0, 5), (0, 4), (4, 8), (8, 0))
-)
-_BY_SIZE: Final = column([8])
 _BY_BIRTH: Final = column([-3])
 _BY_BREADTH: Final = column([-7, 8])
 _FLOW_LIMIT: Final = 1000
@@ -293,24 +294,15 @@ def buffers_of(plan: InferencePlan, *, alignment: int | None = None, pads: bool 
     return Buffers(plan.name, tuple(ids), column(lower), column(upper), column(nbytes), *same)
 
 
-class _Sections(NamedTuple):
-    """Sections of buffers, the bytes alive in each, the lower bound, and what all offsets are multiples of."""
-
-    n: int
-    first: I64
-    last: I64
-    load: I64
-    bound: int
-    grain: int
+def _sections(b: Buffers) -> Sections:
+    return _unrounded(b, sections_of(b))
 
 
-def _sections(b: Buffers) -> _Sections:
-    first, last = np.empty((2, b.n), np.int64)
-    n = sections(b.lower, b.upper, b.nbytes, first, last, np.empty((6, b.n), np.int64))
-    load, slack = np.empty((2, n), np.int64)
-    bound, grain = arena_bound(n, first, last, b.nbytes, b.alignment, b.fixed, load, slack)
-    section_loads(n, first, last, b.nbytes, load)
-    return _Sections(n, first, last, load, int(bound), int(grain))
+def _unrounded(b: Buffers, s: Sections) -> Sections:
+    """Return sections with what is alive in each as it is, which is what reasons and rules speak of."""
+    load = np.empty(s.n, np.int64)
+    section_loads(s.n, s.first, s.last, b.nbytes, load)
+    return s._replace(load=load)
 
 
 # ---------------------------------------------------------------------------------- heuristics
@@ -362,42 +354,24 @@ def _fit(b: Buffers, order: I64, rule: int) -> tuple[I64, int]:
     return offsets, int(height)
 
 
-def _ordered(b: Buffers, s: _Sections, letters: I64, over: I64) -> I64:
-    order = np.empty(b.n, np.int64)
-    order_by(letters, b.lower, b.upper, b.nbytes, s.first, s.last, over, order, np.empty((3, b.n), np.int64))
-    return order
-
-
-def _breadth_order(b: Buffers, s: _Sections) -> I64:
+def _breadth_order(b: Buffers, s: Sections) -> I64:
     rank = np.empty(s.n, np.int64)
     section_ranks(s.n, s.load, rank, np.empty((4, s.n), np.int64))
-    return _ordered(b, s, _BY_BREADTH, rank)
+    return ordered(b, s, _BY_BREADTH, rank)
 
 
-def _by_breadth(b: Buffers, s: _Sections) -> tuple[I64, int]:
+def _by_breadth(b: Buffers, s: Sections) -> tuple[I64, int]:
     return _fit(b, _breadth_order(b, s), 1)
 
 
-def _skyline(b: Buffers, s: _Sections) -> tuple[I64, int]:
+def _skyline(b: Buffers, s: Sections) -> tuple[I64, int]:
     """Dive by several orders and keep the best; fixed buffers come first and the rest fits in the order of the dive."""
     pinned = bool((b.fixed >= 0).any())
-    n_leaves = 1 << max(1, (b.n - 1).bit_length())
-    scratch = (
-        np.empty((2, 2 * n_leaves), np.int64),
-        np.empty(b.n, np.int64),
-        np.empty(s.n + 1, np.int64),
-        np.empty((3, s.n + 1), np.int64),
-        np.empty(130, np.int64),
-    )
     found: list[tuple[I64, int]] = []
-    for letters in _DIVES:
-        offsets = np.empty(b.n, np.int64)
-        order = _ordered(b, s, letters, s.load)
-        height = int(dive(order, s.n, s.grain, s.first, s.last, b.nbytes, b.alignment, n_leaves, *scratch, offsets))
-        if pinned:
-            offsets, height = _fit(b, np.argsort(offsets, kind="stable"), 0)
-        found.append((offsets, height))
-        if height <= s.bound:
+    for offsets, height in dives(b, s):
+        fitted = _fit(b, np.argsort(offsets, kind="stable"), 0) if pinned else (offsets, height)
+        found.append(fitted)
+        if fitted[1] <= s.bound:
             break
     return min(found, key=lambda f: f[1])
 
@@ -597,7 +571,7 @@ def _plan(
     max_nodes: int | None,
 ) -> ArenaPlan:
     """Place buffers whose lives are given."""
-    s = _sections(b)
+    s = sections_of(b)
 
     def result(status: Status, reason: str, *, offsets: I64 | None = None, height: int | None = None,
                bound: int = s.bound, n_nodes: int = 0) -> ArenaPlan:  # fmt: skip
@@ -608,21 +582,21 @@ def _plan(
     if clash:
         return result("infeasible", clash)
     if capacity is not None and s.bound > capacity:
-        return result("infeasible", _too_much(b, s, capacity))
+        return result("infeasible", _too_much(b, _unrounded(b, s), capacity))
     if method in ("auto", "exact"):
         nodes = max_nodes if max_nodes is not None else MAX_NODES if method == "auto" else 1 << 62
         until = np.inf if time_limit is None else time.monotonic() + time_limit
-        found = search_placement(b, capacity=capacity, time_limit=time_limit, max_nodes=nodes)
+        found = search_from(b, s, capacity=capacity, time_limit=time_limit, max_nodes=nodes)
         if b.n > _MANY and found.status in ("feasible", "unknown"):
-            found = _improved(b, s, found, capacity, until, nodes)
+            found = _improved(b, _unrounded(b, s), found, capacity, until, nodes)
         height = None if found.offsets is None else found.height
         status = cast("Status", found.status)
         return result(status, found.reason, offsets=found.offsets, height=height,
                       bound=max(s.bound, found.bound), n_nodes=found.n_nodes)  # fmt: skip
     if method == "skyline":
-        offsets, height = _skyline(b, s)
+        offsets, height = _skyline(b, _unrounded(b, s))
     elif method == "greedy_by_breadth":
-        offsets, height = _by_breadth(b, s)
+        offsets, height = _by_breadth(b, _unrounded(b, s))
     else:
         offsets, height = place(b, method)
     if capacity is not None and height > capacity:
@@ -633,7 +607,7 @@ def _plan(
 
 
 def _improved(
-    b: Buffers, s: _Sections, found: Placement, capacity: int | None, until: float, max_nodes: int
+    b: Buffers, s: Sections, found: Placement, capacity: int | None, until: float, max_nodes: int
 ) -> Placement:
     """Lower a placement of very many buffers, which were too many to be searched."""
     goal = s.bound if capacity is None else capacity
@@ -669,10 +643,10 @@ def _improved(
     return Placement(best[0], best[1], s.bound, status, n_nodes, reason)
 
 
-def _orders(b: Buffers, s: _Sections, by: Sequence[I64]) -> Iterator[tuple[I64, int]]:
+def _orders(b: Buffers, s: Sections, by: Sequence[I64]) -> Iterator[tuple[I64, int]]:
     """Yield orders in which to fit, each with a rule of `fit`."""
     for letters in by:
-        order = _ordered(b, s, letters, s.load)
+        order = ordered(b, s, letters, s.load)
         if letters is _FITS[1]:  # what lives far longer than most comes first
             life = (b.upper - b.lower)[order]
             order = order[np.argsort(life <= 4 * np.median(life), kind="stable")]
@@ -680,7 +654,7 @@ def _orders(b: Buffers, s: _Sections, by: Sequence[I64]) -> Iterator[tuple[I64, 
             yield order, rule
 
 
-def _windows(b: Buffers, s: _Sections, offsets: I64, goal: int, until: float, max_nodes: int) -> tuple[I64, int, int]:
+def _windows(b: Buffers, s: Sections, offsets: I64, goal: int, until: float, max_nodes: int) -> tuple[I64, int, int]:
     """Place anew what lives inside a window of time around the highest buffer, as long as that lowers it.
 
     Returns offsets, height and the nodes searched.
@@ -742,7 +716,7 @@ def _clash(b: Buffers) -> str:
     return ""
 
 
-def _too_much(b: Buffers, s: _Sections, capacity: int) -> str:
+def _too_much(b: Buffers, s: Sections, capacity: int) -> str:
     """Say in words why the lower bound is above the capacity."""
     ends = np.where((b.fixed >= 0) & (s.first < s.last), b.fixed + b.nbytes, 0)
     if ends.max(initial=0) > capacity:
@@ -892,7 +866,7 @@ def plan_shared_objects(
         who = b.ids[int(np.flatnonzero(b.fixed >= 0)[0])]
         raise ArenaError(f"buffer {who} is fixed at an offset; shared objects have none")
     s = _sections(b)
-    by_size = _ordered(b, s, _BY_SIZE, s.load)
+    by_size = ordered(b, s, BY_SIZE, s.load)
     maxima, alive = np.empty(b.n, np.int64), np.empty(s.n, np.int64)
     n_maxima = positional_maxima(by_size, s.n, s.first, s.last, b.nbytes, alive, maxima)
     bound = int(maxima[:n_maxima].sum())
@@ -908,7 +882,7 @@ def plan_shared_objects(
     return min(tried, key=lambda p: p.total_bytes)
 
 
-def _shared(b: Buffers, s: _Sections, method: str, maxima: I64, n_maxima: int) -> tuple[I64, I64]:
+def _shared(b: Buffers, s: Sections, method: str, maxima: I64, n_maxima: int) -> tuple[I64, I64]:
     """Return the object of each buffer and the objects' sizes."""
     object_of, sizes, head, link = np.empty((4, b.n), np.int64)
     columns = (b.lower, b.upper, b.nbytes)
@@ -916,12 +890,12 @@ def _shared(b: Buffers, s: _Sections, method: str, maxima: I64, n_maxima: int) -
         work = np.empty((3, b.n), np.int64)
         n = objects_by_size(n_maxima, maxima, *columns, head, link, work, object_of, sizes)
     elif method == "greedy_by_size_simple":
-        n = objects_in_turn(_ordered(b, s, _BY_SIZE, s.load), 2, *columns, head, link, object_of, sizes)
+        n = objects_in_turn(ordered(b, s, BY_SIZE, s.load), 2, *columns, head, link, object_of, sizes)
     elif method == "greedy_by_breadth":
         n = objects_in_turn(_breadth_order(b, s), 0, *columns, head, link, object_of, sizes)
     elif method == "greedy_in_order":
-        n = objects_in_turn(_ordered(b, s, _BY_BIRTH, s.load), 1, *columns, head, link, object_of, sizes)
+        n = objects_in_turn(ordered(b, s, _BY_BIRTH, s.load), 1, *columns, head, link, object_of, sizes)
     else:
         work = np.empty((7, 2 * b.n + 1), np.int64)
-        n = objects_by_flow(_ordered(b, s, _BY_BIRTH, s.load), *columns, work, object_of, sizes)
+        n = objects_by_flow(ordered(b, s, _BY_BIRTH, s.load), *columns, work, object_of, sizes)
     return object_of.copy(), sizes[:n].copy()

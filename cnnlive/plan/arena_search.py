@@ -16,13 +16,14 @@ from cnnlive._types import I64, column, frozen
 from cnnlive.buffers import Buffers
 from cnnlive.errors import ArenaError
 
-__all__ = ["MAX_NODES", "Placement", "search_placement"]
+__all__ = ["BY_SIZE", "MAX_NODES", "Placement", "Sections", "check_limits", "dives", "ordered", "search_from",
+           "search_placement", "sections_of"]  # fmt: skip
 
 MAX_NODES: Final = 200_000
 
 # What buffers are sorted by, as letters of `order_by`: A area, C sections, T most bytes of a section, W life, Z size.
 _LETTERS: Final = {"A": 0, "W": 1, "C": 4, "T": 5, "Z": 8}
-_BY_SIZE: Final = column([_LETTERS["Z"]])
+BY_SIZE: Final = column([_LETTERS["Z"]])
 _DIVES: Final = ("TWA", "CA", "TAW", "ZW", "WAT", "AC", "CZ", "ZA")
 # How to search, the likeliest first: who comes first of equally low buffers, how much the height of a section counts
 # against what it has to spare, and by how much sections that close cases gain weight.
@@ -131,17 +132,21 @@ def search_placement(
     >>> search_placement(tricky, capacity=4)[3:]
     ('infeasible', 12, 'every placement was tried')
     """
-    _check(capacity, time_limit, max_nodes)
+    check_limits(capacity, time_limit, max_nodes)
     overlap = _overlap_of_pinned(buffers)
-    first, last = np.empty((2, buffers.n), np.int64)
-    n_sections = sections(buffers.lower, buffers.upper, buffers.nbytes, first, last, np.empty((6, buffers.n), np.int64))
-    load, slack = np.empty((2, n_sections), np.int64)
-    bound, grain = arena_bound(n_sections, first, last, buffers.nbytes, buffers.alignment, buffers.fixed, load, slack)
-    times = _Sections(n_sections, first, last, load, slack, int(bound), int(grain))
+    times = sections_of(buffers)
     if overlap:
         return Placement(None, 0, times.bound, "infeasible", 0, overlap)
     if capacity is not None and times.bound > capacity:
         return Placement(None, 0, times.bound, "infeasible", 0, _above(buffers, times, capacity))
+    return search_from(buffers, times, capacity=capacity, time_limit=time_limit, max_nodes=max_nodes)
+
+
+def search_from(
+    buffers: Buffers, times: Sections, *, capacity: int | None, time_limit: float | None, max_nodes: int
+) -> Placement:
+    """Do what :func:`search_placement` does, from the sections on; no fixed buffers overlap, and the bound fits."""
+    check_limits(capacity, time_limit, max_nodes)
     goal = times.bound if capacity is None else capacity
     offsets, height = _fits(buffers, times, goal)
     if height <= goal:
@@ -150,7 +155,7 @@ def search_placement(
     return _search(buffers, times, offsets, capacity, budget)
 
 
-class _Sections(NamedTuple):
+class Sections(NamedTuple):
     """Sections of buffers; what is alive in each, rounded up; what rounding costs the top one; the bound; the grain."""
 
     n: int
@@ -162,7 +167,17 @@ class _Sections(NamedTuple):
     grain: int
 
 
-def _check(capacity: object, time_limit: object, max_nodes: object) -> None:
+def sections_of(b: Buffers) -> Sections:
+    """Part the time of buffers into sections, and bound their arena."""
+    first, last = np.empty((2, b.n), np.int64)
+    n = sections(b.lower, b.upper, b.nbytes, first, last, np.empty((6, b.n), np.int64))
+    load, slack = np.empty((2, n), np.int64)
+    bound, grain = arena_bound(n, first, last, b.nbytes, b.alignment, b.fixed, load, slack)
+    return Sections(n, first, last, load, slack, int(bound), int(grain))
+
+
+def check_limits(capacity: object, time_limit: object, max_nodes: object) -> None:
+    """Refuse a limit that is negative or not a number."""
     for value, what, types in (
         (0 if capacity is None else capacity, "capacity", (int, np.integer)),
         (0 if time_limit is None else time_limit, "time_limit", (int, float, np.integer, np.floating)),
@@ -194,7 +209,7 @@ def _overlap_of_pinned(b: Buffers) -> str:
     return ""
 
 
-def _above(b: Buffers, s: _Sections, capacity: int) -> str:
+def _above(b: Buffers, s: Sections, capacity: int) -> str:
     """Why the bound is above the capacity, in words."""
     tops = np.where((b.fixed >= 0) & (s.first < s.last), b.fixed + b.nbytes, 0)
     i = int(tops.argmax())
@@ -219,7 +234,7 @@ def _above(b: Buffers, s: _Sections, capacity: int) -> str:
 # ---------------------------------------------------------------------------------- fits
 
 
-def _fits(b: Buffers, s: _Sections, goal: int) -> tuple[I64, int]:
+def _fits(b: Buffers, s: Sections, goal: int) -> tuple[I64, int]:
     """Try cheap fits until one reaches the goal; return the lowest of all."""
     best: tuple[I64, int] | None = None
     for offsets, height in _each_fit(b, s):
@@ -231,12 +246,12 @@ def _fits(b: Buffers, s: _Sections, goal: int) -> tuple[I64, int]:
     return best
 
 
-def _each_fit(b: Buffers, s: _Sections) -> Iterator[tuple[I64, int]]:
+def _each_fit(b: Buffers, s: Sections) -> Iterator[tuple[I64, int]]:
     pinned = bool((b.fixed >= 0).any())
     if pinned or b.n <= _LARGE:
         yield from _by_size(b)
     if not pinned:
-        yield from _dives(b, s)
+        yield from dives(b, s)
 
 
 def _by_size(b: Buffers) -> Iterator[tuple[I64, int]]:
@@ -244,24 +259,25 @@ def _by_size(b: Buffers) -> Iterator[tuple[I64, int]]:
     for rule in (1, 0):
         offsets = np.empty(b.n, np.int64)
         columns = b.lower, b.upper, b.nbytes, b.alignment, b.fixed
-        yield offsets, int(greedy(_BY_SIZE, *columns, rule, work, offsets))
+        yield offsets, int(greedy(BY_SIZE, *columns, rule, work, offsets))
 
 
-def _dives(b: Buffers, s: _Sections) -> Iterator[tuple[I64, int]]:
+def dives(b: Buffers, s: Sections) -> Iterator[tuple[I64, int]]:
+    """Go along the skyline by one order after the other; fixed offsets are not kept. Yield offsets and heights."""
     n_leaves = 1 << max(1, (b.n - 1).bit_length())
     tree, sky = np.empty((2, 2 * n_leaves), np.int64), np.empty((3, s.n + 1), np.int64)
     leaf, births, stack = np.empty(b.n, np.int64), np.empty(s.n + 1, np.int64), np.empty(130, np.int64)
     for letters in _DIVES:
         offsets = np.empty(b.n, np.int64)
-        order = _ordered(b, s, letters)
+        order = ordered(b, s, _CODES[letters], s.load)
         yield offsets, int(dive(order, s.n, s.grain, s.first, s.last, b.nbytes, b.alignment, n_leaves, tree, leaf,
                                 births, sky, stack, offsets))  # fmt: skip
 
 
-def _ordered(b: Buffers, s: _Sections, letters: str) -> I64:
+def ordered(b: Buffers, s: Sections, letters: I64, over: I64) -> I64:
+    """Return the buffers as :func:`order_by` sorts them; `over` is a value of each section."""
     order = np.empty(b.n, np.int64)
-    codes = _CODES[letters]
-    order_by(codes, b.lower, b.upper, b.nbytes, s.first, s.last, s.load, order, np.empty((3, b.n), np.int64))
+    order_by(letters, b.lower, b.upper, b.nbytes, s.first, s.last, over, order, np.empty((3, b.n), np.int64))
     return order
 
 
@@ -290,7 +306,7 @@ class _Budget:
 class _Part:
     """Buffers of a stretch of time in which something is always alive, as a model to be searched."""
 
-    def __init__(self, b: Buffers, s: _Sections, members: I64) -> None:
+    def __init__(self, b: Buffers, s: Sections, members: I64) -> None:
         self.members = members
         self.buffers, self.sections = b, s
         # contiguous columns, as kernels want them
@@ -352,7 +368,7 @@ class _Part:
     def attempt(self, how: tuple[str, float, float], height: int, n_nodes: int, budget: _Budget) -> int:
         """Search for a placement of at most that height; return 0 none, 1 found, 2 or 3 unknown."""
         letters, by_height, learn = how
-        order = _ordered(self.buffers, self.sections, letters)
+        order = ordered(self.buffers, self.sections, _CODES[letters], self.sections.load)
         place = np.empty(self.buffers.n, np.int64)
         place[order] = np.arange(self.buffers.n)
         self.rank[:] = place[self.members]
@@ -388,7 +404,7 @@ def _unit(padded: I64, alignment: I64, fixed: I64) -> int:
     return unit
 
 
-def _parts(s: _Sections) -> list[I64]:
+def _parts(s: Sections) -> list[I64]:
     """Return the buffers of each stretch of time, parted where nothing lives on."""
     alive = np.flatnonzero(s.first < s.last)
     begins = np.bincount(s.first[alive], minlength=s.n + 1)
@@ -403,7 +419,7 @@ def _parts(s: _Sections) -> list[I64]:
     return np.split(alive[order], np.flatnonzero(np.diff(part[order])) + 1)
 
 
-def _search(b: Buffers, s: _Sections, offsets: I64, capacity: int | None, budget: _Budget) -> Placement:
+def _search(b: Buffers, s: Sections, offsets: I64, capacity: int | None, budget: _Budget) -> Placement:
     """Search the parts whose fit is too high, the highest first."""
     ends = offsets + b.nbytes
     parts = _parts(s)
@@ -433,7 +449,7 @@ def _search(b: Buffers, s: _Sections, offsets: I64, capacity: int | None, budget
     return _placed(offsets, height, bound, s, budget.n_nodes, why)
 
 
-def _placed(offsets: I64, height: int, bound: int, s: _Sections, n_nodes: int, why: str) -> Placement:
+def _placed(offsets: I64, height: int, bound: int, s: Sections, n_nodes: int, why: str) -> Placement:
     status = "optimal" if height == bound else "feasible"
     if status == "optimal":
         why = "as low as what is alive at once" if bound == s.bound else "everything lower was tried"
