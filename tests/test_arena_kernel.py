@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from cnnlive._kernels import arena as kernel
 from cnnlive._types import column
 from cnnlive.buffers import Buffers
-from cnnlive.plan.arena import _breadth_order, _ordered, _sections, _shared, place, plan_arena, plan_shared_objects
+from cnnlive.plan.arena import _breadth_order, _sections, _shared, place, plan_arena, plan_shared_objects
+from cnnlive.plan.arena_search import ordered
 from cnnlive.verify import check_arena, check_shared_objects
 
 GREEDY = (
@@ -320,13 +321,13 @@ def test_letters_sort_by_what_they_stand_for():
     ]
     for letter, value in enumerate(values):
         for code, sign in ((letter, -1), (-1 - letter, 1)):
-            found = _ordered(b, s, column([code]), s.load).tolist()
+            found = ordered(b, s, column([code]), s.load).tolist()
             assert found == sorted(range(b.n), key=lambda i: (sign * value[i], i))
-    found = _ordered(b, s, column([1, -9]), s.load).tolist()
+    found = ordered(b, s, column([1, -9]), s.load).tolist()
     assert found == sorted(range(b.n), key=lambda i: (-life[i], slow.size[i], i))
     # size times life stays below 2**62
     huge = Buffers.of([0, 0, 0], [2**61, 4, 1], [2**40, 2**60, 1])
-    assert _ordered(huge, _sections(huge), column([0]), np.zeros(9, np.int64)).tolist() == [0, 1, 2]
+    assert ordered(huge, _sections(huge), column([0]), np.zeros(9, np.int64)).tolist() == [0, 1, 2]
 
 
 # ---------------------------------------------------------------------------------- the dive
