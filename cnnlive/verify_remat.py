@@ -53,6 +53,7 @@ def replay(problem: RematProblem, schedule: Iterable[tuple[str, int]]) -> tuple[
     out_ptr, in_ptr, reads = problem.out_ptr.tolist(), problem.in_ptr.tolist(), problem.in_idx.tolist()
     sizes, share, over = problem.nbytes.tolist(), problem.share.tolist(), problem.overwrites.tolist()
     cost, scratch, may = problem.cost.tolist(), problem.scratch.tolist(), problem.may_rerun.tolist()
+    until = problem.held.tolist()
     owner = [i for i in range(n) for _ in range(out_ptr[i + 1] - out_ptr[i])]
     buffer: dict[int, int] = {}  # value to its buffer
     held: dict[int, set[int]] = {}  # buffer to its values
@@ -68,6 +69,9 @@ def replay(problem: RematProblem, schedule: Iterable[tuple[str, int]]) -> tuple[
                 )
             b = buffer[x]
             for v in held.pop(b):
+                if until[v] >= 0 and not runs[until[v]]:
+                    raise RematError(f"action {k} frees an output of node {names[owner[v]]}, which is held until node "
+                                     f"{names[until[v]]} has run")  # fmt: skip
                 del buffer[v]
             used -= nbytes.pop(b)
             continue

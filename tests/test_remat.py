@@ -48,8 +48,9 @@ def any_problem(rng, n):
         edges += [(*v, i) for v in reads]
         values += made
     outlives = [v for v in values if root[v] not in gone and rng.random() < 0.08]
+    held = {(i, k): c for i, k, c in edges if rng.random() < 0.1}
     return RematProblem.of(
-        cost, nbytes, edges, loss, scratch=scratch, fixed_bytes=rng.randrange(3),
+        cost, nbytes, edges, loss, scratch=scratch, fixed_bytes=rng.randrange(3), held=held,
         may_rerun=[rng.random() < 0.85 for _ in range(n)], views=views, overwrites=overwrites, outlives=outlives,
     )  # fmt: skip
 
@@ -633,6 +634,7 @@ OK = {"cost": [1, 1, 1], "nbytes": [4, 4, 4], "edges": [(0, 1), (1, 2)], "loss":
         ({"views": {2: 1}, "overwrites": {2: 1}}, "shares bytes twice"),
         ({"overwrites": {1: 0}, "edges": [(0, 1), (0, 2)]}, "reads an output of node 0, which node 1 has overwritten"),
         ({"overwrites": {1: 0}, "outlives": [0]}, "outlives the step and is overwritten"),
+        ({"held": {0: 2}}, "held: node 2 holds an output of node 0; allowed: a node that reads it"),
         ({"overwrites": {1: 0, 2: 0}, "edges": [(0, 1), (0, 2)]}, "nodes 1 and 2 overwrite the same value"),
         ({"views": {1: 0}, "scratch": [0, 1, 0]}, "node 1 has a view"),
         ({"nbytes": [[4, 4], [4, 4], 4], "edges": [(0, 0, 1), (0, 1, 1)], "views": {(1, 0): (0, 0), (1, 1): (0, 1)}},
@@ -664,10 +666,11 @@ def test_arguments_are_checked():
         ([("run", 0), ("run", 1), ("run", 2), ("run", 2)], "runs backward node 2 again"),
         ([("run", 0), ("run", 0)], "node 0 again, which may not"),
         ([("run", 0), ("run", 1), ("run", 2), ("free", 2)], "value 2 .* does not outlive"),
+        ([("run", 0), ("run", 1), ("free", 1)], "held until node 2 has run"),
     ],
 )
 def test_a_wrong_schedule_is_seen(actions, words):
-    problem = RematProblem.of(**OK, may_rerun=[False, True, False], outlives=[2])
+    problem = RematProblem.of(**OK, may_rerun=[False, True, False], outlives=[2], held={1: 2})
     with pytest.raises(RematError, match=words):
         replay(problem, actions)
 

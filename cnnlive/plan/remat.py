@@ -65,6 +65,8 @@ class RematProblem(Columns):
         1 where the value it shares bytes with is gone once this one is written.
     outlives : (n_values,) int64
         1 where the value is held to the end of the step, as gradients of parameters are.
+    held : (n_values,) int64
+        The reader before whose end the value cannot be freed, because a caller's frame holds it; -1 for none.
     """
 
     name: str
@@ -81,6 +83,7 @@ class RematProblem(Columns):
     share: I64
     overwrites: I64
     outlives: I64
+    held: I64
 
     @classmethod
     def of(
@@ -97,6 +100,7 @@ class RematProblem(Columns):
         views: Mapping[int | tuple[int, int], int | tuple[int, int]] | None = None,
         overwrites: Mapping[int | tuple[int, int], int | tuple[int, int]] | None = None,
         outlives: Iterable[int | tuple[int, int]] = (),
+        held: Mapping[int | tuple[int, int], int] | None = None,
         names: Sequence[str] | None = None,
         name: str = "",
     ) -> RematProblem:
@@ -129,6 +133,8 @@ class RematProblem(Columns):
             views; recomputing one of its readers recomputes it, beside what took its place.
         outlives : outputs, optional
             What is held to the end, such as gradients of parameters.
+        held : mapping, optional
+            Output to a node that reads it, before whose end it cannot be freed: what a caller's frame holds.
         names : (n,) str, optional
         name : str, optional
 
@@ -223,11 +229,18 @@ class RematProblem(Columns):
                 share[v], over[v] = base, flag
         for at in outlives:
             last[value(at, "outlives")] = 1
+        until = np.full(len(sizes), -1, np.int64)
+        for at, i in (held or {}).items():
+            v = value(at, "held")
+            if not 0 <= i < n or v not in reads[i]:
+                raise RematError(f"held: node {labels[i] if 0 <= i < n else i} holds an output of node "
+                                 f"{labels[_owner(out_ptr, v)]}; allowed: a node that reads it")  # fmt: skip
+            until[v] = i
         in_ptr, in_idx = csr([list(r) for r in reads])
         owner = np.repeat(np.arange(n), np.diff(out_ptr))
         _check_sharing(labels, owner, out_ptr, reads, share, over, last, sizes, extra)
         return cls(name, labels, int(loss), int(fixed_bytes), column(run), column(extra), column(again), out_ptr,
-                   column(sizes), in_ptr, in_idx, column(share), column(over), column(last))  # fmt: skip
+                   column(sizes), in_ptr, in_idx, column(share), column(over), column(last), column(until))  # fmt: skip
 
     @property
     def n(self) -> int:
@@ -259,7 +272,7 @@ class RematProblem(Columns):
         RematError
             If something is missing or not well formed.
         """
-        missing = [key for key in ("names", "loss", "fixed_bytes", *_COLUMNS) if key not in data]
+        missing = [key for key in ("names", "loss", "fixed_bytes", *_COLUMNS) if key not in data and key != "held"]
         if missing:
             raise RematError(f"a problem's data lacks {missing[0]!r}")
         ptr = np.asarray(data["out_ptr"], np.int64)
@@ -282,6 +295,7 @@ class RematProblem(Columns):
                       scratch=data["scratch"], fixed_bytes=data["fixed_bytes"],
                       may_rerun=np.asarray(data["may_rerun"], bool), views=views, overwrites=taken,
                       outlives=[w for w, keep in zip(where, data["outlives"], strict=True) if keep],
+                      held={w: i for w, i in zip(where, data.get("held", ()), strict=False) if i >= 0},
                       names=data["names"], name=data.get("name", ""))  # fmt: skip
 
     def __repr__(self) -> str:
@@ -289,7 +303,7 @@ class RematProblem(Columns):
 
 
 _COLUMNS: Final = ("cost", "scratch", "may_rerun", "out_ptr", "nbytes", "in_ptr", "in_idx", "share", "overwrites",
-                   "outlives")  # fmt: skip
+                   "outlives", "held")  # fmt: skip
 
 
 def _integers(values: ArrayLike, what: str, n: int | None) -> I64:
@@ -383,6 +397,7 @@ class _Model(NamedTuple):
     gap_views: tuple[tuple[int, ...], ...]  # for each gap the view nodes that run again at its end
     may_rerun: I64
     root: I64
+    kept_until: I64  # the step through which each value is held
 
 
 def _model(problem: RematProblem) -> _Model:
@@ -421,6 +436,9 @@ def _model(problem: RematProblem) -> _Model:
             late[root[v]] += [(i, w) for w in chain[v]]
     users = [[i for i in u if may[i]] for u in uses]
     outlives = {root[v] for v in np.flatnonzero(problem.outlives).tolist()}
+    until = [-1] * n_values  # views are held with what they show
+    for v, i in enumerate(problem.held.tolist()):
+        until[root[v]] = max(until[root[v]], i)
     gap_ptr, gap_views = [0], list[tuple[int, ...]]()
     value, begin, end, charge, start, free = (list[int]() for _ in range(6))
     for v in range(n_values):
@@ -429,7 +447,7 @@ def _model(problem: RematProblem) -> _Model:
         for k in range(len(stops) - 1):
             a, b = stops[k], stops[k + 1]
             again = tuple(sorted({w for i, w in late[v] if w < b <= i})) if b < n else ()
-            open_ = restorable and (b - a > 1 if b < n else b > n and bool(users[v]))
+            open_ = restorable and b > until[v] and (b - a > 1 if b < n else b > n and bool(users[v]))
             if b > n and v in taken:
                 start.append(2)
                 open_ = False
@@ -449,7 +467,7 @@ def _model(problem: RematProblem) -> _Model:
         n, in_ptr, in_idx, problem.out_ptr, column(takes), column(nbytes), problem.scratch, column(owner),
         column([cost[i] + sum(cost[w] for w in views_of[i]) for i in range(n)]), column(gap_ptr), column(value),
         column(begin), column(end), column(charge), user_ptr, user_idx, column(start), column(free),
-        tuple(views_of), tuple(gap_views), column(may), column(root),
+        tuple(views_of), tuple(gap_views), column(may), column(root), column(until),
     )  # fmt: skip
 
 
@@ -529,7 +547,7 @@ class _Bounds:
         n, nbytes, owner = m.n, m.nbytes.tolist(), m.value_node.tolist()
         ptr, ends, begins = m.gap_ptr.tolist(), m.gap_end.tolist(), m.gap_begin.tolist()
         in_ptr, in_idx, out_ptr = m.in_ptr.tolist(), m.in_idx.tolist(), m.out_ptr.tolist()
-        takes, may, again = m.takes.tolist(), m.may_rerun.tolist(), m.again.tolist()
+        takes, may, again, until = m.takes.tolist(), m.may_rerun.tolist(), m.again.tolist(), m.kept_until.tolist()
         reads = [in_idx[in_ptr[i] : in_ptr[i + 1]] for i in range(n)]
         written = [sum(nbytes[out_ptr[i] : out_ptr[i + 1]]) for i in range(n)]
         n_users = np.diff(m.user_ptr).tolist()
@@ -564,7 +582,7 @@ class _Bounds:
                 a, b = begins[g] + 1, ends[g]
                 if b > n or a >= b or not size:
                     continue
-                if not may[o] or b == n:
+                if not may[o] or b == n or b <= until[v]:
                     change[a] += size
                     change[b] -= size
                     continue
