@@ -71,6 +71,11 @@ class Tape(Columns):
         Every parameter, then every buffer and batch counter.
     saved_stores : (k,) int64
         The storages that forward makes and packs for backward, also where the loss does not lead there.
+    read_ptr, read_idx : CSR
+        Storages made by forward that each record reads.
+    over, random, pinned : (n_records,) int64
+        The storage that a record overwrites in place, or -1; 1 where it draws random numbers; 1 where it cannot run
+        again, because an input of the network that it reads is overwritten later.
     parameter_bytes, buffer_bytes, gradient_bytes : int
         All parameters; all buffers and counters; gradients of what is trained, network inputs among it.
     """
@@ -104,6 +109,11 @@ class Tape(Columns):
     targets: I64
     resident: I64
     saved_stores: I64
+    read_ptr: I64
+    read_idx: I64
+    over: I64
+    random: I64
+    pinned: I64
     parameter_bytes: int
     buffer_bytes: int
     gradient_bytes: int
@@ -383,6 +393,10 @@ class _Recorder:
         self.edge_copies: list[list[int]] = []
         self.outs: list[tuple[int, ...]] = []
         self.codes: list[list[tuple[int, int, int, int]]] = []
+        self.reads: list[tuple[int, ...]] = []  # values
+        self.over: list[int] = []
+        self.random: set[int] = set()
+        self.pinned: set[int] = set()
         self.last_record: list[int] = []
         self.leaves: list[Leaf] = []
         self.leaf_ops: list[int] = []
@@ -463,10 +477,13 @@ class _Recorder:
         copies: Collection[int] = (),
         before: Sequence[tuple[int, int, int]] = (),
         over: int = -1,
+        into: int = -1,
+        random: bool = False,
     ) -> None:
         """Add a record: `rules` say how each input gets its gradient; `alloc` and `saves` are storages.
 
-        `over` is the value that the op overwrites, if it runs in place: the first of `ins`.
+        `over` is the value that the op overwrites, if it runs in place: the first of `ins`. `into` is a value whose
+        bytes it overwrites although autograd sees no op in place.
         """
         if over in self.base:
             if self.base[over] == _ELSEWHERE:
@@ -500,6 +517,18 @@ class _Recorder:
             code.append((what, slot, argument, layout[0] if layout else 0))
             if temporaries:
                 code.append((FREE, 0, 0, 0))
+        written = over if over >= 0 else into
+        if written >= 0 and self.v_store[written] < 0:
+            # What reads an input of the network before it is overwritten finds another one when it runs again.
+            weights = set(self.of_weight.values())
+            self.pinned.update(
+                p for p, row in enumerate(self.reads) if any(self.v_store[v] < 0 and v not in weights for v in row)
+            )
+            self.pinned.add(len(self.records))
+        if random:
+            self.random.add(len(self.records))
+        self.reads.append(tuple(ins))
+        self.over.append(self.v_store[written] if written >= 0 else -1)
         self.records.append((self.op, name))
         self.alloc.append(list(alloc))
         if edges:
@@ -542,7 +571,8 @@ class _Recorder:
             made.append((TEMPORARY, whole, 0))
         new = self.value(whole, self.v_dtype[base], self.v_store[base], True)
         given = [(FRESH, part, ()) if r is not None and r[0] == SAME else r for r in others]
-        self.add(name, [base, *ins[1:]], [new], [(FRESH, whole, ()), *given], alloc=alloc, saves=saves, before=made)
+        self.add(name, [base, *ins[1:]], [new], [(FRESH, whole, ()), *given], alloc=alloc, saves=saves, before=made,
+                 into=base)  # fmt: skip
         for v in outs:
             self.base[v] = new
         self.add("as_strided", [new], outs, [(FRESH, whole, ())])
@@ -928,6 +958,9 @@ class _Recorder:
         saved_ptr, saved_idx = csr(saved)
         edge_ptr, edge_value = csr(self.edges)
         out_ptr, out_value = csr(self.outs)
+        read_ptr, read_idx = csr([
+            sorted({self.v_store[v] for v in row if self.v_store[v] >= 0}) for row in self.reads
+        ])  # fmt: skip
         code_ptr = frozen(np.array([0, *accumulate(map(len, self.codes))], np.int64))
         code = [c for row in self.codes for c in row]
         rank = np.argsort(self.net.parameter_order, kind="stable").tolist()
@@ -952,6 +985,9 @@ class _Recorder:
             edge_copies=csr(self.edge_copies)[1], out_ptr=out_ptr, out_value=out_value, code_ptr=code_ptr,
             code=column(code, (len(code), 4)), value_spec=column(self.v_spec), leaf_uses=column(uses),
             inputs=column(self.inputs), targets=column(self.targets), saved_stores=column(kept),
+            read_ptr=read_ptr, read_idx=read_idx, over=column(self.over),
+            random=column([int(p in self.random) for p in range(n)]),
+            pinned=column([int(p in self.pinned) for p in range(n)]),
             resident=column(parameters + buffers), parameter_bytes=sum(parameters),
             buffer_bytes=sum(buffers),
             gradient_bytes=sum(f.nbytes for f in leaves if f.trainable),
@@ -1198,7 +1234,8 @@ def _identity(_r: _Recorder, x: _Op) -> list[int]:
 def _none(r: _Recorder, x: _Op) -> list[int]:
     shares = x.ins[0] if x.entry.alias == "view" else -1
     outs = [r.output(x, k, r.dtypes[t], False, shares=shares) for k, t in enumerate(x.written)]
-    r.add(_name(x), x.ins, outs, [None] * len(x.ins), alloc=[r.v_store[v] for v in outs] if shares < 0 else ())
+    r.add(_name(x), x.ins, outs, [None] * len(x.ins), alloc=[r.v_store[v] for v in outs] if shares < 0 else (),
+          random=x.entry.name == "fill")  # fmt: skip
     return outs
 
 
@@ -1249,7 +1286,7 @@ def _dropout(r: _Recorder, x: _Op) -> list[int]:
         out = r.output(x, 0, r.v_dtype[x.ins[0]], _grad(r, x))
         mask = r.store(r.full(t, 1))
         r.add("native_dropout", x.ins, [out], [(FRESH, r.v_spec[x.ins[0]], ())], alloc=[r.v_store[out], mask],
-              saves=[mask])  # fmt: skip
+              saves=[mask], random=True)  # fmt: skip
         return [out]
     return _times_noise(r, x, r.full(t, ITEMSIZE[r.v_dtype[x.ins[0]]]))
 
@@ -1267,11 +1304,13 @@ def _noise(r: _Recorder, x: _Op) -> list[int]:
 
 def _times_noise(r: _Recorder, x: _Op, spec: int) -> list[int]:
     noise = r.store(spec, until=len(r.records) + 1)
-    r.add("bernoulli_", [], [], [], alloc=[noise])
+    r.add("bernoulli_", [], [], [], alloc=[noise], random=True)
+    drawn = r.value(spec, r.v_dtype[x.ins[0]], noise, False)
     shares = x.ins[0] if x.attrs.get("inplace") else -1
     out = r.output(x, 0, r.v_dtype[x.ins[0]], _grad(r, x), shares=shares, layout=r.v_layout[x.ins[0]])
-    r.add("mul" + ("_" if shares >= 0 else ""), x.ins, [out],
-          [(FRESH, r.v_spec[out], (), AS_GRADIENT)], alloc=[] if shares >= 0 else [r.v_store[out]], saves=[noise],
+    r.add("mul" + ("_" if shares >= 0 else ""), [*x.ins, drawn], [out],
+          [(FRESH, r.v_spec[out], (), AS_GRADIENT), None], alloc=[] if shares >= 0 else [r.v_store[out]],
+          saves=[noise],
           over=shares)  # fmt: skip
     return [out]
 

@@ -66,6 +66,7 @@ def train_step(
     temps: I64,
     forward: I64,
     backward: I64,
+    marks: I64,
     answer: I64,
 ) -> None:
     """Run a tape forward and backward; everything alive beforehand counts nothing.
@@ -112,6 +113,9 @@ def train_step(
     buffer, uses, handle_store, handle_refs, handle_form, slot, temps : scratch
     forward, backward : (n_records,)
         Most bytes alive while each record runs.
+    marks : (n_records, 3)
+        How many events there are when each record's backward begins, when it lets go of what was saved, and when it
+        ends.
     answer : (19,)
         0 and 1: number of events, of storages. 2: bytes alive at the end of forward. 3 to 8 of forward, 9 to 14 of
         backward: peak, record and event that reach it first, bytes of kind 0, 1, 2 there. 15 to 17: bytes at the end
@@ -183,6 +187,8 @@ def train_step(
         uses[v] = leaf_uses[v]
     for p in range(n_records):
         backward[p] = 0
+        for k in range(3):
+            marks[p, k] = 0
     first_seed = n
     for k in range(seed_nbytes.shape[0]):
         nbytes[n] = seed_nbytes[k]
@@ -215,6 +221,7 @@ def train_step(
         if not active:
             continue
         first = edge_ptr[p]
+        marks[p, 0] = ev
         n_temps = 0
         most = made + temporary + grads
         # The derivative: everything it makes is alive together with what came in and what was saved.
@@ -346,6 +353,7 @@ def train_step(
                         temporary -= nbytes[s]
                         events[ev] = -(s + 1)
                         ev += 1
+        marks[p, 1] = ev
         for a in range(saved_ptr[p], saved_ptr[p + 1]):
             s = saved_idx[a]
             refs[s] -= 1
@@ -446,6 +454,7 @@ def train_step(
                     events[ev] = -(s + 1)
                     ev += 1
         backward[p] = most
+        marks[p, 2] = ev
     if held == 1:
         s = handle_store[0]
         refs[s] -= 1
@@ -515,6 +524,7 @@ def train_steps(
     temps: I64,
     forward: I64,
     backward: I64,
+    marks: I64,
     answer: I64,
     found: I64,
 ) -> None:
@@ -586,6 +596,7 @@ def train_steps(
             temps,
             forward,
             backward,
+            marks,
             answer,
         )
         found[g, 0] = answer[3]

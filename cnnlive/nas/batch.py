@@ -1018,6 +1018,7 @@ def _answer_tapes(batch: Batch, q: _Question, tapes: _Tapes) -> I64:
         more,
         records,
         records,
+        (records, 3),
         19,
     )
     found = np.empty((len(batch), 5), np.int64)

@@ -283,6 +283,7 @@ class _Run(Columns):
     forward: I64
     backward: I64
     answer: I64
+    marks: I64
 
 
 class _Step(NamedTuple):
@@ -532,6 +533,7 @@ class TapeRun(NamedTuple):
     forward: I64
     backward: I64
     answer: I64
+    marks: I64
     buffer: I64
     handle_store: I64
     handle_refs: I64
@@ -567,14 +569,16 @@ def run_tape(tape: Tape, dims: I64, seeds: Seeds | None = None, accumulates: boo
     buffer, uses = np.empty(values, np.int64), np.empty(values, np.int64)
     handle_store, handle_refs, handle_form, slot, temps = (np.empty(more, np.int64) for _ in range(5))
     forward, backward, answer = np.empty(records, np.int64), np.empty(records, np.int64), np.empty(19, np.int64)
+    marks = np.empty((records, 3), np.int64)
     train_step(
         spec, tape.store_spec, tape.store_refs, tape.alloc_ptr, tape.alloc_idx, tape.drop_ptr, tape.drop_idx,
         tape.saved_ptr, tape.saved_idx, tape.edge_ptr, tape.edge_value, tape.edge_spec, tape.edge_copies,
         tape.out_ptr, tape.out_value, tape.code_ptr, tape.code, tape.value_spec, tape.leaf_uses, *seeds,
         tape.root_held, int(accumulates), refs, nbytes, kind, owner, events, buffer, uses, handle_store, handle_refs,
-        handle_form, slot, temps, forward, backward, answer,
+        handle_form, slot, temps, forward, backward, marks,
+        answer,
     )  # fmt: skip
-    return TapeRun(spec, refs, nbytes, kind, owner, events, forward, backward, answer, buffer, handle_store,
+    return TapeRun(spec, refs, nbytes, kind, owner, events, forward, backward, answer, marks, buffer, handle_store,
                    handle_refs, handle_form)  # fmt: skip
 
 
@@ -594,7 +598,7 @@ _SEED_FORM: Final = column([3])
 
 
 def _run(net: Lowered, tape: Tape, batch: int, accumulates: bool) -> _Run:
-    return _Run(*run_tape(tape, net.sizes_at(batch).dims, accumulates=accumulates)[:9])
+    return _Run(*run_tape(tape, net.sizes_at(batch).dims, accumulates=accumulates)[:10])
 
 
 def _optimizer_step(tape: Tape, rule: Optimizer, device: str, first: bool, late: bool = False) -> _Step:
