@@ -31,7 +31,9 @@ def chains(draw, max_stages=6, most=5):
     ]
     back = [draw(st.integers(-min(grad[i], saved[i] + grad[i + 1]), most)) for i in range(n)]
     back = [max(b, *(-min(grad[i], o[1] + grad[i + 1]) for o in options[i]), -most) for i, b in enumerate(back)]
-    return Chain.of(rows(n, costs), rows(n, costs), act, saved, forward_temp=rows(n), backward_temp=back,
+    forward = rows(n, costs)
+    lead = [draw(st.integers(0, c)) for c in forward] if draw(st.booleans()) else None
+    return Chain.of(forward, rows(n, costs), act, saved, input_cost=lead, forward_temp=rows(n), backward_temp=back,
                     options=options, gradient_bytes=grad)  # fmt: skip
 
 
@@ -53,6 +55,7 @@ class Memory:
         self.peak = sum(self.held.values())
         self.cost = 0.0
         self.live = []
+        self.goes_back = False  # whether backward ran last: a part that is run again begins
 
     def count(self, temp):
         self.live.append(sum(self.held.values()) + int(temp))
@@ -62,6 +65,9 @@ class Memory:
         c, held = self.chain, self.held
         o = int(c.option_ptr[stage]) + option
         assert ("x", stage) in held or any(key[:2] == ("saved", stage - 1) for key in held), "no input"
+        if kind != "backward" and self.goes_back:
+            self.cost -= c.input_cost[stage]
+        self.goes_back = kind == "backward"
         if kind in ("run", "advance"):
             assert ("x", stage + 1) not in held
             held["x", stage + 1] = int(c.activation_bytes[stage + 1])
@@ -121,16 +127,17 @@ def persistent_optimum(chain, budget):
     used yet may be dropped, by running the next stage. None if nothing fits.
     """
     n, act, grad = chain.n, chain.activation_bytes.tolist(), chain.gradient_bytes.tolist()
-    temp, ptr = chain.forward_temp.tolist(), chain.option_ptr.tolist()
+    temp, ptr, lead = chain.forward_temp.tolist(), chain.option_ptr.tolist(), chain.input_cost.tolist()
     saved, back = chain.option_saved.tolist(), chain.option_temp.tolist()
-    # inputs (0 absent, 1 not used yet, 2 used), options saved or -1, stages that are not through backward
-    start = ((2, *[0] * n), (-1,) * n, n)
+    # inputs (0 absent, 1 not used yet, 2 used), options saved or -1, stages that are not through backward, and whether
+    # what makes the input of a stage has run for what there is of it
+    start = ((2, *[0] * n), (-1,) * n, n, (0,) * (n + 1))
     best = {start: 0.0}
     heap = [(0.0, 0, start)]
     ticket = itertools.count(1)
     while heap:
         cost, _, state = heapq.heappop(heap)
-        inputs, kept, left = state
+        inputs, kept, left, made = state
         if cost > best[state]:
             continue
         if left == 0:
@@ -143,22 +150,24 @@ def persistent_optimum(chain, budget):
             if not inputs[k] and (k == 0 or kept[k - 1] < 0):
                 continue
             used = (*inputs[:k], 2 if inputs[k] else 0, *inputs[k + 1 :])
+            spent = cost + chain.forward_cost[k] - (lead[k] if made[k] else 0)
+            there = (*made[:k], 1, 0 if not inputs[k + 1] else made[k + 1], *made[k + 2 :])
             if k + 1 < left and not inputs[k + 1] and kept[k] < 0 and held + act[k + 1] + temp[k] <= budget:
-                moves.append((cost + chain.forward_cost[k], ((*used[: k + 1], 1, *used[k + 2 :]), kept, left)))
+                moves.append((spent, ((*used[: k + 1], 1, *used[k + 2 :]), kept, left, there)))
                 if inputs[k] == 1:
                     gone = (*inputs[:k], 0, 1, *inputs[k + 2 :])
-                    moves.append((cost + chain.forward_cost[k], (gone, kept, left)))
+                    moves.append((spent, (gone, kept, left, there)))
             if kept[k] >= 0:
                 continue
             for o in range(ptr[k + 1] - ptr[k]):
                 if held + saved[ptr[k] + o] + temp[k] <= budget:
                     extra = chain.option_cost[ptr[k] + o]
-                    moves.append((cost + chain.forward_cost[k] + extra, (used, (*kept[:k], o, *kept[k + 1 :]), left)))
+                    moves.append((spent + extra, (used, (*kept[:k], o, *kept[k + 1 :]), left, there)))
         k = left - 1
         if kept[k] >= 0 and (inputs[k] or k == 0 or kept[k - 1] >= 0):
             now = held + (grad[n] if left == n else 0) + grad[k] + back[ptr[k] + kept[k]]
             if now <= budget:
-                moves.append((cost, ((*inputs[:k], 0, *inputs[k + 1 :]), (*kept[:k], -1, *kept[k + 1 :]), k)))
+                moves.append((cost, ((*inputs[:k], 0, *inputs[k + 1 :]), (*kept[:k], -1, *kept[k + 1 :]), k, made)))
         for value, new in moves:
             if value < best.get(new, math.inf):
                 best[new] = value
@@ -238,7 +247,10 @@ def test_nested_is_the_optimum_of_longer_chains_too(seed):
     rng = np.random.default_rng(seed)
     n = 6 if seed else 5
     act = rng.integers(1, 5, n + 1)
-    chain = Chain.of(rng.integers(1, 6, n), rng.integers(1, 6, n), act, act[1:] + rng.integers(0, 6, n))
+    cost = rng.integers(1, 6, n)
+    chain = Chain.of(
+        cost, rng.integers(1, 6, n), act, act[1:] + rng.integers(0, 6, n), input_cost=cost * (seed % 3) // 2
+    )
     frontier = chain_frontier(chain, nested=True)
     assert points(by_table(chain)) == points(frontier)
     assert len(frontier) > 3
@@ -430,6 +442,25 @@ def test_revolve_takes_the_least_runs_of_alike_stages():
         assert over.tolist() == [runs(length, free) for free in range(length)]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_makes_the_input_of_a_part_is_not_run_again(nested):
+    # stages that hold nothing but their output: to do without one of them costs one run, not two
+    chain = Chain.of(np.ones(6), np.ones(6), np.full(7, 4), np.full(6, 4), input_cost=np.ones(6))
+    frontier = chain_frontier(chain, nested=nested)
+    check(frontier)
+    assert frontier.plan(frontier.keep_all_bytes - 4).overhead == 1.0
+    assert frontier.plan(frontier.keep_all_bytes - 8).overhead == 2.0
+    long = random_chain(40, np.random.default_rng(3))
+    columns = {"forward_temp": long.forward_temp, "ids": long.ids}
+    args = (long.forward_cost, long.backward_cost, long.activation_bytes, long.option_saved)
+    half = Chain.of(*args, input_cost=long.forward_cost / 2, **columns)
+    for stages in (None, 9):
+        plain, less = (chain_frontier(c, nested=nested, max_stages=stages) for c in (long, half))
+        check(less)
+        never_above(less, plain)
+        assert less[0].overhead < plain[0].overhead
+
+
 def test_known_rules_on_stages_alike():
     chain = Chain.of(np.ones(16), np.ones(16), np.full(17, 1), np.full(16, 3))
     assert chain_baseline(chain, "chen_sqrt")[0].segments == ((0, 4), (4, 8), (8, 12))
@@ -492,6 +523,9 @@ GOOD = {"forward_cost": [1, 2], "backward_cost": [1, 2], "activation_bytes": [4,
         ({"forward_cost": [1, -2]}, "stage b has forward cost -2.0; allowed: a number of 0 or more"),
         ({"backward_cost": [1, math.inf]}, "stage b has backward cost inf"),
         ({"backward_cost": [1]}, "backward_cost has 1 entries; allowed: 2"),
+        ({"input_cost": [1]}, "input_cost has 1 entries; allowed: 2"),
+        ({"input_cost": [0, -1]}, "stage b has input cost -1.0; allowed: a number of 0 or more"),
+        ({"input_cost": [0, 2.5]}, "stage b has input cost 2.5; allowed: up to its forward cost, 2"),
         ({"forward_cost": [1e308, 1e308]}, "the costs add up to inf; allowed: less than 1e.30"),
         ({"activation_bytes": [4, 4]}, "activation_bytes has 2 entries; allowed: 3"),
         (

@@ -9,6 +9,7 @@ done from the start (second child). Each stage is kept by exactly one node.
 Columns of a chain of n stages, all bytes beside the input of the stage that is named:
 
 cost            (n,) forward cost
+lead            (n,) what of it makes the stage's input; not spent where a part begins that is done again
 act             (n + 1,) bytes of the input of each stage, and of the last output
 held            (n,) gradient of the stage's output while the stages before it are done again; 0 for the last
 first, through  (n,) bytes while a stage runs and keeps nothing: its input beside it, or counted and freed after
@@ -138,9 +139,9 @@ def first_below(low: int, high: int, bytes_: int, need: I64) -> int:
 
 @kernel
 def one_level(
-    begin: int, slots: int, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
-    saved: I64, fwd: I64, bwd: I64, state: I64, row_ptr: I64, need: I64, over: F64, back: I64, row_need: I64,
-    row_over: F64, row_back: I64, new_need: I64, new_over: F64, new_back: I64,
+    begin: int, slots: int, cost: F64, lead: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64,
+    extra: F64, saved: I64, fwd: I64, bwd: I64, state: I64, row_ptr: I64, need: I64, over: F64, back: I64,
+    row_need: I64, row_over: F64, row_back: I64, new_need: I64, new_over: F64, new_back: I64,
 ) -> int:  # fmt: skip
     """Fill the rows of stages `begin` down to 0: bytes against extra cost of that stage and all behind it.
 
@@ -190,7 +191,7 @@ def one_level(
                 k = j + 1 + t - n_options
                 o = opt_ptr[k - 1]
                 if t == n_options:
-                    base = 0.0
+                    base = -lead[j]
                     reach = least if slots else 0
                     best = 1 << 62
                 else:
@@ -397,8 +398,8 @@ def lower_by_two(row: F32, at: int, count: int, table: F32, x: int, y: int, base
 
 @kernel
 def nested(
-    cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64, fwd: I64, bwd: I64,
-    rows: I64, columns: I64, row: F32, table: F32,
+    cost: F64, lead: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64,
+    fwd: I64, bwd: I64, rows: I64, columns: I64, row: F32, table: F32,
 ) -> None:  # fmt: skip
     """Fill the extra cost of stages a to b for each number of slots from the least to what costs nothing.
 
@@ -426,7 +427,7 @@ def nested(
                         lower_by_one(row, begin - low, end - begin, table, q + begin, base)
                 for m in range(max(begin, end), high):
                     row[m - low] = min(row[m - low], base)
-            total = 0.0
+            total = -lead[a]
             sweep = held[b] + first[a]
             h = high
             for j in range(a + 1, b + 1):
@@ -472,8 +473,8 @@ def estimate(first: int, end: int, origin: int, slot: int, table: F32) -> float:
 
 @kernel
 def nested_plans(
-    budget: I64, scale: float, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
-    saved: I64, fwd: I64, bwd: I64, least: I64, free: I64, rows: I64, columns: I64, table: F32, stack: I64,
+    budget: I64, scale: float, cost: F64, lead: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64,
+    extra: F64, saved: I64, fwd: I64, bwd: I64, least: I64, free: I64, rows: I64, columns: I64, table: F32, stack: I64,
     plan_ptr: I64, nodes: I32,
 ) -> None:  # fmt: skip
     """Write a plan for each budget, of bytes beside the chain's input and none below the least; `scale` slots a byte.
@@ -506,7 +507,7 @@ def nested_plans(
                     if v < best:
                         best = v
                         found = -1 - (o - opt_ptr[a])
-            total = 0.0
+            total = -lead[a]
             sweep = held[b] + first[a]
             slot = int(m * scale + 0.5)
             for j in range(a + 1, b + 1):
@@ -592,9 +593,9 @@ def merge_pairs(
 
 @kernel
 def lists(
-    begin: int, at: int, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64, saved: I64,
-    fwd: I64, bwd: I64, rows: I64, need: I64, over: F64, back: I64, row_need: I64, row_over: F64, row_back: I64,
-    new_need: I64, new_over: F64, new_back: I64,
+    begin: int, at: int, cost: F64, lead: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
+    saved: I64, fwd: I64, bwd: I64, rows: I64, need: I64, over: F64, back: I64, row_need: I64, row_over: F64,
+    row_back: I64, new_need: I64, new_over: F64, new_back: I64,
 ) -> int:  # fmt: skip
     """Fill the whole frontier of stages a to b, for all of them, in exact bytes; nothing is rounded or left out.
 
@@ -620,7 +621,7 @@ def lists(
                          row_need, row_over, row_back, new_need, new_over, new_back)  # fmt: skip
             if size < 0:
                 return number
-        base = 0.0
+        base = -lead[a]
         sweep = first[a]
         h = 0
         for j in range(a + 1, b + 1):
@@ -704,7 +705,7 @@ def lists_plans(begin: int, end: int, rows: I64, back: I64, stack: I64, plan_ptr
 
 @kernel
 def measure(
-    cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
+    cost: F64, lead: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
     saved: I64, fwd: I64, bwd: I64, plan_ptr: I64, nodes: I32, stack: I64, lower: I64, upper: I64, peak: I64, over: F64,
 ) -> None:  # fmt: skip
     """Fill peak bytes and extra cost of plans, from their trees."""
@@ -748,7 +749,7 @@ def measure(
                 total += extra[o]
             else:
                 sweep = first[a]
-                total += cost[a]
+                total += cost[a] - lead[a]
                 for k in range(a + 1, c):
                     sweep = max(sweep, through[k])
                     total += cost[k]
@@ -934,8 +935,8 @@ def revolve_plan(n: int, free: int, stack: I64, nodes: I32) -> int:
 
 @kernel
 def block(
-    begin: int, end: int, p: int, q: int, choice: int, cost: F64, act: I64, held: I64, first: I64, through: I64,
-    opt_ptr: I64, extra: F64, saved: I64, fwd: I64, bwd: I64,
+    begin: int, end: int, p: int, q: int, choice: int, cost: F64, lead: F64, act: I64, held: I64, first: I64,
+    through: I64, opt_ptr: I64, extra: F64, saved: I64, fwd: I64, bwd: I64,
 ) -> tuple[float, int, int, int]:  # fmt: skip
     """Return extra cost, saved bytes, and bytes while forward and backward run, of stages `begin` to `end` as one.
 
@@ -948,7 +949,7 @@ def block(
     for k in range(begin, end):
         if p <= k < q:
             forward = max(forward, acc + (first[k] if k == p else through[k]))
-            total += cost[k]
+            total += cost[k] - (lead[k] if k == p else 0.0)
             if k == q - 1:
                 again = acc
                 for i in range(p, q):
@@ -967,9 +968,10 @@ def block(
 
 @kernel
 def coarse(
-    start: I64, places: int, cost: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64, extra: F64,
-    saved: I64, fwd: I64, bwd: I64, new_cost: F64, new_act: I64, new_held: I64, new_first: I64, new_through: I64,
-    new_ptr: I64, new_extra: F64, new_saved: I64, new_fwd: I64, new_bwd: I64, part: I64,
+    start: I64, places: int, cost: F64, lead: F64, act: I64, held: I64, first: I64, through: I64, opt_ptr: I64,
+    extra: F64, saved: I64, fwd: I64, bwd: I64, new_cost: F64, new_lead: F64, new_act: I64, new_held: I64,
+    new_first: I64, new_through: I64, new_ptr: I64, new_extra: F64, new_saved: I64, new_fwd: I64, new_bwd: I64,
+    part: I64,
 ) -> None:  # fmt: skip
     """Fill the columns of a chain whose stage ``i`` is the stages ``start[i]`` to ``start[i + 1]`` of another.
 
@@ -992,6 +994,7 @@ def coarse(
             if k > begin:
                 sweep = max(sweep, through[k])
         new_cost[i] = total
+        new_lead[i] = lead[begin]
         new_act[i + 1] = act[end]
         new_held[i] = held[end - 1]
         new_first[i] = sweep
@@ -1025,8 +1028,8 @@ def coarse(
                 part[size, 2] = 0
                 size += 1
         for o in range(new_ptr[i], size):
-            e, s, f, b = block(begin, end, part[o, 0], part[o, 1], part[o, 2], cost, act, held, first, through, opt_ptr,
-                               extra, saved, fwd, bwd)  # fmt: skip
+            e, s, f, b = block(begin, end, part[o, 0], part[o, 1], part[o, 2], cost, lead, act, held, first, through,
+                               opt_ptr, extra, saved, fwd, bwd)  # fmt: skip
             new_extra[o] = e
             new_saved[o] = s
             new_fwd[o] = f

@@ -40,6 +40,7 @@ class _Steps(NamedTuple):
     """Columns of a chain as the kernels take them; see ``_kernels/remat_chain.py``."""
 
     cost: F64
+    lead: F64
     act: I64
     held: I64
     first: I64
@@ -62,6 +63,8 @@ class Chain(Columns):
         What each of the n stages is called.
     forward_cost, backward_cost : (n,) float64
         Of one run, in any unit.
+    input_cost : (n,) float64
+        What of the forward cost makes the stage's input, and is spared where a part that is run again begins there.
     activation_bytes : (n + 1,) int64
         The input of each stage, and the last output.
     gradient_bytes : (n + 1,) int64
@@ -82,6 +85,7 @@ class Chain(Columns):
     ids: tuple[str, ...]
     forward_cost: F64
     backward_cost: F64
+    input_cost: F64
     activation_bytes: I64
     gradient_bytes: I64
     forward_temp: I64
@@ -98,6 +102,7 @@ class Chain(Columns):
         activation_bytes: ArrayLike,
         saved_bytes: ArrayLike,
         *,
+        input_cost: ArrayLike | None = None,
         forward_temp: ArrayLike = 0,
         backward_temp: ArrayLike = 0,
         options: Sequence[Sequence[tuple[float, int, int]]] | None = None,
@@ -115,6 +120,10 @@ class Chain(Columns):
             Input of each stage, and the last output.
         saved_bytes : (n,) integers
             What a stage that keeps everything leaves in memory for backward: its output among it, its input not.
+        input_cost : (n,) numbers, optional
+            Part of `forward_cost` that makes the input of the stage, where a stage is what makes its input and what
+            follows but its output. A part that is run again begins with an input that is there, and does not spend it.
+            Default: 0.
         forward_temp, backward_temp : int or (n,) integers
             Bytes beside inputs and outputs while the stage runs. `backward_temp` may be negative where the gradient of
             the input is written over other bytes.
@@ -130,9 +139,9 @@ class Chain(Columns):
         Raises
         ------
         RematError
-            If there is no stage, lengths differ, an entry is no number or negative, a stage saves less than its output,
-            `backward_temp` is negative by more than what there is to write over, or bytes add up to 2**62 or more.
-            Names the stage.
+            If there is no stage, lengths differ, an entry is no number or negative, `input_cost` is above
+            `forward_cost`, a stage saves less than its output, `backward_temp` is negative by more than what there is
+            to write over, or bytes add up to 2**62 or more. Names the stage.
 
         Examples
         --------
@@ -148,6 +157,7 @@ class Chain(Columns):
         if len(names) != n:
             raise RematError(f"ids has {len(names)} entries and the chain {n} stages; allowed: one for each")
         backward = _costs(backward_cost, "backward_cost", n)
+        lead = np.zeros(n) if input_cost is None else _costs(input_cost, "input_cost", n)
         act = _integers(activation_bytes, "activation_bytes", n + 1)
         grad = act if gradient_bytes is None else _integers(gradient_bytes, "gradient_bytes", n + 1)
         saved = _integers(saved_bytes, "saved_bytes", n)
@@ -171,9 +181,9 @@ class Chain(Columns):
             cost[others] = _costs([o[0] for o in flat], "the cost of an option")
             kept[others] = _integers([o[1] for o in flat], "the saved bytes of an option", len(flat))
             spent[others] = _integers([o[2] for o in flat], "the temporary bytes of an option", len(flat))
-        _check(names, forward, backward, act, grad, temp, stage, cost, kept, spent)
-        return cls(name, names, _real(forward), _real(backward), column(act), column(grad), column(temp), column(ptr),
-                   _real(cost), column(kept), column(spent))  # fmt: skip
+        _check(names, forward, backward, lead, act, grad, temp, stage, cost, kept, spent)
+        return cls(name, names, _real(forward), _real(backward), _real(lead), column(act), column(grad), column(temp),
+                   column(ptr), _real(cost), column(kept), column(spent))  # fmt: skip
 
     @property
     def n(self) -> int:
@@ -560,9 +570,9 @@ def _steps(chain: Chain) -> _Steps:
     held[-1] = 0
     first = act[1:] + chain.forward_temp
     bwd = chain.option_saved + grad[stage] + grad[stage + 1] + chain.option_temp
-    return _Steps(chain.forward_cost, act, column(held), column(first), column(act[:-1] + first), chain.option_ptr,
-                  chain.option_cost, chain.option_saved, column(chain.option_saved + chain.forward_temp[stage]),
-                  column(bwd))  # fmt: skip
+    return _Steps(chain.forward_cost, chain.input_cost, act, column(held), column(first), column(act[:-1] + first),
+                  chain.option_ptr, chain.option_cost, chain.option_saved,
+                  column(chain.option_saved + chain.forward_temp[stage]), column(bwd))  # fmt: skip
 
 
 def _measure(steps: _Steps, plan_ptr: I64, nodes: I32) -> tuple[I64, F64]:
@@ -686,7 +696,7 @@ def _nested(steps: _Steps, slots: int | None) -> _Pool:
 def _by_table(steps: _Steps, slots: int) -> _Pool:
     n = len(steps.cost)
     least, free = np.zeros((n, n), np.int64), np.zeros((n, n), np.int64)
-    kernels.limits(*steps[1:], least, free)
+    kernels.limits(*steps[2:], least, free)
     lowest, top = int(least[0, n - 1]), int(free[0, n - 1])
     unit = 1
     rough, slots_least, slots_free = steps, least, free
@@ -695,7 +705,7 @@ def _by_table(steps: _Steps, slots: int) -> _Pool:
         unit = -(-top // slots)
         rough = _in_slots(steps, unit)
         slots_least, slots_free = np.zeros_like(least), np.zeros_like(least)
-        kernels.limits(*rough[1:], slots_least, slots_free)
+        kernels.limits(*rough[2:], slots_least, slots_free)
     most = min(int(slots_free[0, n - 1]), -(-top // unit))
     rows, columns = np.zeros((n, n, 3), np.int64), np.zeros((n, n, 3), np.int64)
     cells = kernels.lay_out(most, slots_least, slots_free, rows, columns)
@@ -719,7 +729,8 @@ def _in_slots(steps: _Steps, unit: int) -> _Steps:
     """Return bytes as the nearest numbers of slots."""
     near = [column((a + unit // 2) // unit) for a in (steps.act, steps.held, steps.first, steps.through, steps.saved,
                                                       steps.fwd, steps.bwd)]  # fmt: skip
-    return _Steps(steps.cost, near[0], near[1], near[2], near[3], steps.opt_ptr, steps.extra, near[4], near[5], near[6])
+    return _Steps(steps.cost, steps.lead, near[0], near[1], near[2], near[3], steps.opt_ptr, steps.extra, near[4],
+                  near[5], near[6])  # fmt: skip
 
 
 def _baseline(chain: Chain, method: str) -> _Pool:
@@ -767,8 +778,8 @@ def _coarsen(steps: _Steps, stages: int) -> _Coarse:
     start = column(np.concatenate([[0], 1 + np.arange(len(rows)) * width + rows.argmin(axis=1), [n]]))
     m = len(start) - 1
     most = m * (_MOST_OPTIONS + 3)
-    sizes = (m, m + 1, m, m, m, m + 1, most, most, most, most)
-    real = ("cost", "extra")
+    sizes = (m, m, m + 1, m, m, m, m + 1, most, most, most, most)
+    real = ("cost", "lead", "extra")
     into = _Steps._make(np.empty(k, float if f in real else int) for f, k in zip(_Steps._fields, sizes, strict=True))
     into.opt_ptr[0] = 0
     part = np.empty((most, 3), np.int64)
@@ -813,13 +824,14 @@ def _integers(values: Any, what: str, n: int) -> I64:
 
 
 def _check(
-    names: tuple[str, ...], forward: F64, backward: F64, act: I64, grad: I64, temp: I64, stage: I64, cost: F64,
-    saved: I64, spent: I64,
+    names: tuple[str, ...], forward: F64, backward: F64, lead: F64, act: I64, grad: I64, temp: I64, stage: I64,
+    cost: F64, saved: I64, spent: I64,
 ) -> None:  # fmt: skip
     n = len(names)
     ends = (*names, "behind the last")
     for values, on, what in (
-        (forward, names, "forward cost"), (backward, names, "backward cost"), (act, ends, "input bytes"),
+        (forward, names, "forward cost"), (backward, names, "backward cost"), (lead, names, "input cost"),
+        (act, ends, "input bytes"),
         (grad, ends, "gradient bytes of the input"), (temp, names, "forward temporary bytes"),
         (cost, stage, "the cost of an option"),
     ):  # fmt: skip
@@ -828,6 +840,11 @@ def _check(
             i = int(np.flatnonzero(wrong)[0])
             name = names[on[i]] if on is stage else on[i]
             raise RematError(f"stage {name} has {what} {values[i]}; allowed: a number of 0 or more")
+    if (lead > forward).any():
+        i = int(np.flatnonzero(lead > forward)[0])
+        raise RematError(
+            f"stage {names[i]} has input cost {lead[i]:g}; allowed: up to its forward cost, {forward[i]:g}"
+        )
     out = act[stage + 1]
     if (saved < out).any():
         i = int(np.flatnonzero(saved < out)[0])
