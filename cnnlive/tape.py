@@ -1180,6 +1180,8 @@ def _scale(r: _Recorder, x: _Op) -> list[int]:
         if not given:
             continue
         shares = values[0] if x.attrs["inplace"] else -1
+        if values is not x.ins and shares < 0:
+            r.s_until[r.v_store[values[0]]] = len(r.records)  # the expression holds the product while it adds
         out = r.output(x, 0, r.v_dtype[values[0]], _grad(r, x), shares=shares, layout=r.v_layout[values[0]])
         number = [r.number()] if r.host_scalars else []
         alloc = [*number, *([] if shares >= 0 else [r.v_store[out]])]
@@ -1325,6 +1327,9 @@ def _linear(r: _Recorder, x: _Op) -> list[int]:
         copy = r.value(r.v_spec[source], r.v_dtype[source], r.store(r.v_spec[source], len(r.records) + 1),
                        r.v_grad[source])  # fmt: skip
         r.add("clone", [source], [copy], [(SAME, 0, ())], alloc=[r.v_store[copy]])
+        for v in [*x.ins, *x.parameters]:  # what autocast has cast is held until the product is there
+            if r.v_store[v] >= 0 and r.s_until[r.v_store[v]] == len(r.records) - 1:
+                r.s_until[r.v_store[v]] = len(r.records)
         source = copy
     out = r.output(x, 0, dtype, grad)
     weight, *bias = [*x.ins[1:], *x.parameters]
