@@ -22,7 +22,7 @@ BASELINES: Final = ("checkpoint_sequential", "chen_sqrt", "chen_greedy", "revolv
 RUNS: Final = ("run", "advance", "save", "backward")
 _LIMIT: Final = 2**62
 _MOST_COST: Final = 1e30  # the nested table holds costs in 32 bits
-_MOST_OPTIONS: Final = 4
+_MOST_OPTIONS: Final = 8
 _MOST_POINTS: Final = 20_000_000  # of all rows of a frontier that is not thinned: 480 MB
 _MOST_PLACES: Final = 2**22  # of one row in nested lists: what a place has bits for
 _MOST_CELLS: Final = 2**30  # of the nested table: 4 GiB
@@ -127,7 +127,7 @@ class Chain(Columns):
         forward_temp, backward_temp : int or (n,) integers
             Bytes beside inputs and outputs while the stage runs. `backward_temp` may be negative where the gradient of
             the input is written over other bytes.
-        options : n sequences of up to three (cost, saved bytes, temporary bytes), optional
+        options : n sequences of up to seven (cost, saved bytes, temporary bytes), optional
             Other ways to run each stage, beside keeping everything. The cost comes on top of one forward and one
             backward run; the temporary bytes are those of backward.
         gradient_bytes : (n + 1,) integers, optional
