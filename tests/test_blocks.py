@@ -272,7 +272,10 @@ def test_known_rules_cost_more_than_the_chain_and_nesting_takes_less():
             assert all(p.cost <= rule[p.budget].cost for p in best.plans if p.budget in rule)
             # blocks that are kept whole miss what is cheap inside them
             assert best.plans[-2].cost < rule[best.plans[-2].budget].cost
-        deep = blocks_frontier(problem, method="nested")
+        deep = blocks_frontier(problem, nested=True)
+        low = blocks_frontier(problem, budgets=[problem.peak_bytes * 29 // 100, problem.peak_bytes])
+        assert {p.effort for p in low.plans} == {"nested"}
+        assert {p.effort for p in (*best.plans, *blocks_frontier(problem, nested=False).plans)} == {"chain"}
         assert deep.least_bytes <= best.least_bytes
 
 
@@ -342,6 +345,10 @@ def test_arguments_are_checked():
         (lambda: plan_blocks(problem, 10**9, slots=0), "slots is 0; allowed: an integer of 1 or more"),
         (lambda: blocks_frontier(problem, points=1), "points is 1; allowed: an integer of 2 or more"),
         (lambda: blocks_frontier(problem, budgets=[-1]), "budget is -1"),
+        (
+            lambda: blocks_frontier(problem, method="chain", nested=True),
+            "method is 'chain' and nested True; allowed: one",
+        ),
         (lambda: start_states(problem, True), "budget is True"),
     ):
         with pytest.raises(RematError, match=words):

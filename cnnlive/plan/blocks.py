@@ -503,7 +503,8 @@ def blocks_frontier(
     *,
     points: int = 20,
     budgets: Sequence[int] | None = None,
-    method: Method = "chain",
+    method: Method | None = None,
+    nested: bool | None = None,
     slots: int = 500,
 ) -> Frontier:
     """Plan a problem for many budgets by the chain of its blocks, at the price of one.
@@ -515,7 +516,12 @@ def blocks_frontier(
         Number of budgets, evenly spaced from the least that the method has a plan for to where nothing is recomputed.
     budgets : sequence of int, optional
         Budgets instead. Those below the least are left out.
-    method, slots
+    method : str, optional
+        As for :func:`plan_blocks`. Default: by `nested`.
+    nested : bool, optional
+        Instead of `method`: ``"nested"`` or ``"chain"``. Default: nested where a budget is given that is below 30 % of
+        what keeping everything takes.
+    slots : int
         As for :func:`plan_blocks`.
 
     Returns
@@ -539,11 +545,16 @@ def blocks_frontier(
     >>> [(plan.peak_bytes, plan.cost) for plan in blocks_frontier(chain, points=4).plans]
     [(31, 15), (41, 14), (51, 13), (61, 12)]
     """  # fmt: skip
-    _check(method, slots, budgets or ())
+    _check("chain" if method is None else method, slots, budgets or ())
+    if method is not None and nested is not None:
+        raise RematError(f"method is {method!r} and nested {nested!r}; allowed: one of the two")
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise RematError(f"points is {points!r}; allowed: an integer of 2 or more")
     work = _Work(problem)
     bounds = _Bounds(problem, work.m)
+    if method is None:
+        low = nested is None and any(10 * b < 3 * work.keep_peak for b in budgets or ())
+        method = "nested" if nested or low else "chain"
     found = _plans(work, method, slots)
     least = found[0].peak
     if budgets is None:
