@@ -480,14 +480,13 @@ def work_of(net: Lowered, tape: Tape, batch: int) -> Work:
     plan = tape._cache.get("work")
     if plan is None:
         plan = tape._cache["work"] = _prepare(net, tape)
-    key = ("work", batch)
-    found: Work | None = tape._cache.get(key)
+    kept: dict[int, Work] = tape._cache.setdefault("works", {})
+    found = kept.get(batch)
     if found is None:
         found = plan.at(net, tape, batch)
-        kept = [k for k in tape._cache if isinstance(k, tuple) and k[0] == "work"]
-        if len(kept) >= 4:
-            del tape._cache[kept[0]]
-        tape._cache[key] = found
+        if len(kept) >= 8:
+            kept.clear()
+        kept[batch] = found
     return found
 
 
@@ -636,12 +635,16 @@ def _prepare(net: Lowered, tape: Tape) -> _Plan:
     relaid = mine[tape.edge_copies[mine] > 0]
     beside = [(edge_record[e], tape.value_spec[tape.edge_value[e]], np.full(len(e), k))
               for e, k in ((added, 3.0), (relaid, 2.0))]  # fmt: skip
-    # The products of backward read the weight, and of an input of the network what forward read.
+    # The products of backward read the weight, if the node does not hold its cast, and of an input of the network what
+    # forward read.
     back_fixed = np.zeros(n)
-    some = np.flatnonzero(product[:n_ops] & (products > 0))
+    still = tape.spec[:, 1] == tape.spec[:, 2]
+    holds = np.zeros(n + 1, bool)
+    holds[saved[still[tape.store_spec[tape.saved_idx]]]] = True
+    some = np.flatnonzero(product[:n_ops] & (products > 0) & ~holds[main[:n_ops]])
     back_fixed[main[some]] = weights[some]
     for at, spec, t in given:
-        behind.append((at, spec, t * (product[op_of[at]] & works[at])))
+        behind.append((at, spec, t * (product[op_of[at]] & works[at] & (main[op_of[at]] == at))))
     runs_back = works.copy()
     runs_back[edge_record[added]] = True
     return _Plan(
@@ -755,12 +758,17 @@ def _given(net: Lowered, tape: Tape, root: I64, source: Bools, main: I64, double
     reader = np.repeat(np.arange(net.n_ops), np.diff(net.in_ptr))
     numel = net.sizes.numel
     trained = {f.op for f in tape.leaves if f.trainable}
+    # Autocast reads an input to cast it; the op reads what that makes.
+    casts = {(op, int(root[tape.spec[tape.store_spec[tape.alloc_idx[tape.alloc_ptr[k]]], 0]])): k
+             for k, (op, name) in enumerate(tape.records)
+             if name == "_to_copy" and tape.alloc_ptr[k] < tape.alloc_ptr[k + 1]}  # fmt: skip
     item = net.weight_itemsizes(None)
     for e in np.flatnonzero(source[root[net.in_idx]]).tolist():
         op, t = int(reader[e]), int(net.in_idx[e])
         at, r = int(main[op]), int(root[t])
         if at < 0:
             continue
+        at = casts.get((op, r), at)
         share = min(1.0, float(numel[t]) / float(max(numel[r], 1))) * (1 + doubled[at])
         if r in spec:
             rows.append((at, spec[r], share + (op in into)))
