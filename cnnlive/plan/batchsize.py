@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -161,9 +161,11 @@ def largest_batch(
     mode: Mode = "training",
     multiple_of: int = 1,
     at_most: int = 1 << 20,
+    checkpoints: bool = False,
+    max_overhead: float = 0.2,
     **options: Any,
 ) -> int:
-    """Find the largest batch that fits a budget.
+    """Find the largest batch that fits a budget, on request with checkpoints.
 
     Parameters
     ----------
@@ -175,8 +177,13 @@ def largest_batch(
         Only multiples of it.
     at_most : int
         No batch above it is tried.
+    checkpoints : bool
+        For training: activations may be recomputed, see :func:`cnnlive.plan_checkpoints`.
+    max_overhead : float
+        With `checkpoints`: most that recomputation may cost, as a share of forward and backward.
     **options
-        As :func:`fits` takes them.
+        As :func:`fits` takes them; with `checkpoints` also `costs`, `recompute_random` and `seed` as
+        :func:`cnnlive.plan_checkpoints` does, and no `allocator`.
 
     Returns
     -------
@@ -192,21 +199,34 @@ def largest_batch(
     -----
     Bisection on the exact figure, O(log at_most) plans. The peak of tensors never falls as the batch grows, so the
     answer is exact. What an allocator reserves can fall by some segments: there the answer is the end of the bisection,
-    a batch that fits where the next one does not.
+    a batch that fits where the next one does not. So it is with checkpoints, where plans are found by search: the
+    answer is a batch that a plan was found for, and none was found for the next one.
 
     Examples
     --------
     >>> from cnnlive import zoo
     >>> largest_batch(zoo.load("resnet50"), budget="24GiB", optimizer="sgd", momentum=0.9)
     294
+    >>> largest_batch(zoo.load("resnet50"), budget="24GiB", optimizer="sgd", momentum=0.9, checkpoints=True) > 600
+    True
     """
+    if not checkpoints:
+        extra: dict[str, Any] = {}
+    elif mode != "training":
+        raise GraphError(f"checkpoints=True with mode={mode!r}; allowed: mode='training'")
+    elif isinstance(max_overhead, bool) or not isinstance(max_overhead, int | float) or not max_overhead >= 0:
+        raise GraphError(f"max_overhead={max_overhead!r}; allowed: a number of 0 or more")
+    else:
+        extra = {key: options.pop(key) for key in ("costs", "recompute_random", "seed") if key in options}
     net = graph if isinstance(graph, Lowered) or callable(options.get("loss")) else lower(graph)
     step, most = check_batch(multiple_of, "multiple_of"), check_batch(at_most, "at_most")
     room = parse_bytes(budget)
 
     def good(batch: int) -> bool:
         try:
-            return bool(fits(net, device=room, batch=batch, mode=mode, **options))
+            if not checkpoints:
+                return bool(fits(net, device=room, batch=batch, mode=mode, **options))
+            return _fits_checkpointed(net, room, batch, max_overhead, {**options, **extra})
         except ShapeError:
             # A net whose sizes leave 62 bits does not fit; one that is impossible at every batch is an error.
             if batch == step:
@@ -214,6 +234,16 @@ def largest_batch(
             return False
 
     return step * _last(good, most // step, step)
+
+
+def _fits_checkpointed(net: Graph | Lowered, room: int, batch: int, max_overhead: float,
+                       options: Mapping[str, Any]) -> bool:  # fmt: skip
+    from cnnlive.plan.checkpoint import fits_checkpointed  # noqa: PLC0415 - loaded where it is asked for
+
+    given = dict(options)
+    aside = sum(parse_bytes(given.pop(what, 0)) for what in ("context_bytes", "workspace_bytes"))
+    device = given.pop("flavour", "cuda")
+    return fits_checkpointed(net, budget=room - aside, batch=batch, max_overhead=max_overhead, device=device, **given)
 
 
 def _last(good: Callable[[int], bool], most: int, step: int) -> int:
