@@ -26,8 +26,8 @@ GRAPHS = {"vgg16": "VGG16 (97 nodes)", "unet": "U-Net (154)", "mobilenet": "Mobi
           "resnet50": "ResNet-50 (405)", "googlenet": "GoogLeNet (495)"}  # fmt: skip
 MEASURED = (
     "Overheads in percent, ours / best known / proven bound, on training graphs of the MONeT schedule zoo with "
-    "measured costs (they are not in this repository: the rows are missing where they are not at hand). Best known is the "
-    "Checkmate MILP by Gurobi on 12 threads, up to 24 hours, or better. `plan_remat(effort='best')`, one thread."
+    "measured costs (they are not in this repository: the rows are missing where they are not at hand). Best known is "
+    "the Checkmate MILP by Gurobi on 12 threads, up to 24 hours, or better. `plan_remat(effort='best')`, one thread."
 )
 SIZES = (100, 10_000, 100_000)
 
