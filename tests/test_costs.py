@@ -125,8 +125,19 @@ def test_a_first_convolution_makes_one_product_backward_unless_the_image_takes_a
     _, products = work(small())
     forward, backward = products["first", "conv2d"]
     assert backward == forward
-    _, products = work(small(), input_gradients=True)
+    before = work(small())[0]["first", "conv2d"]
+    moved, products = work(small(), input_gradients=True)
     assert products["first", "conv2d"] == (forward, 2 * forward)
+    # the gradient comes in once more, the weight is read, the gradient of the image written
+    weight, vector, image, m = 4 * 108, 16, 4 * 192, 4 * 256
+    assert before == (image + weight + vector + m, m + image + weight + weight + vector)
+    assert moved["first", "conv2d"] == (before[0], before[1] + m + image)
+    net, tape = tape_of(small(), input_gradients=True, precision="autocast")
+    w = work_of(net, tape, 1)
+    at = [
+        k for k, (op, name) in enumerate(tape.records) if name == "_to_copy" and tape.edge_value[tape.edge_ptr[k]] == 0
+    ]
+    assert w.backward_bytes[at].tolist() == [image + image // 2]
 
 
 def test_frozen_layers_make_no_products_for_their_weights():
@@ -183,6 +194,42 @@ def test_parts_of_a_tensor_count_as_parts():
     assert moved["chunk", "chunk"] == (0, 4 * half)
 
 
+def test_both_halves_are_the_whole():
+    g = Graph()
+    left, right = g.chunk(g.conv2d(g.input((1, 3, 8, 8)), 8, 1, name="stem"), 2, name="chunk")
+    g.output(g.mul(left, right, name="mul"))
+    half = 4 * 4 * 64
+    assert work(g, loss="mse")[0]["mul", "mul"] == (3 * half, 2 * half + half + 2 * half)
+
+
+def test_a_gradient_that_lies_another_way_than_its_weight_is_copied():
+    g = Graph()
+    x = g.permute(g.linear(g.input((1, 8, 8, 3)), 4, name="stem"), (0, 3, 1, 2), name="permute")
+    g.output(g.conv2d(x, 4, 3, padding=1, bias=False, name="conv"))
+    moved, _ = work(g, loss="mse")
+    m, w = 4 * 4 * 64, 4 * 4 * 36
+    assert moved["conv", "conv2d"] == (2 * m + w, m + w + 2 * m + m + w + 2 * w)
+
+
+def test_computed_weights_are_tensors_that_are_read():
+    g = Graph()
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, padding=1, bias=False, name="stem")
+    weight = g.reshape(
+        g.linear(g.flatten(g.global_avg_pool2d(x, name="pool"), name="flat"), 16, name="make"),
+        (4, 4, 1, 1),
+        name="weight",
+    )
+    bias = g.reshape(
+        g.linear(g.flatten(g.global_avg_pool2d(x, name="pool2"), name="flat2"), 4, name="make2"), (4,), name="bias"
+    )
+    g.output(g.op("conv2d", x, weight, bias, out_channels=4, kernel_size=1, name="conv"))
+    moved, products = work(g, loss="mse")
+    m, w, v = 4 * 4 * 64, 64, 16
+    assert products["conv", "conv2d"] == (16 * 64, 2 * 16 * 64)
+    # the gradient of the stem's map is the third that is made of it, and the first to come
+    assert moved["conv", "conv2d"] == (2 * m + w + v, m + w + 2 * m + m + w + v)
+
+
 def test_what_overwrites_the_image_runs():
     g = Graph()
     x = g.relu(g.input((1, 3, 8, 8)), inplace=True, name="relu")
@@ -224,7 +271,15 @@ def test_batch_statistics_take_another_pass(running):
     g.output(g.batch_norm2d(x, affine=False, track_running_stats=running, use_running_stats=running, name="norm"))
     moved, _ = work(g, loss="mse")
     m, v = 4 * 4 * 64, 16
+    # running statistics are read, batch statistics made, and held
     assert moved["norm", "batch_norm2d"] == ((2 * m + 2 * v, 3 * m) if running else (3 * m + 2 * v, 5 * m + 4 * v))
+
+
+def test_batch_statistics_of_the_image_take_another_pass():
+    g = Graph()
+    x = g.batch_norm2d(g.input((1, 3, 8, 8)), affine=False, track_running_stats=False, name="norm")
+    g.output(g.conv2d(x, 4, 1, bias=False, name="conv"))
+    assert work(g, loss="mse")[0]["norm", "batch_norm2d"] == (3 * 4 * 192 + 24, 0)
 
 
 def test_random_masks_are_written_and_read():
@@ -452,6 +507,13 @@ def test_backward_that_was_not_measured_follows_the_roofline_or_a_factor():
     found = measured(net, tape, 64, read_costs(dict.fromkeys(OPS, 2.0), backward_factor=3))
     # a sum hands its gradient on
     assert {op: found[op] for op in OPS} == {op: (2_000_000, 0 if op == "add" else 6_000_000) for op in OPS}
+
+
+def test_a_measured_backward_that_does_not_run_costs_nothing():
+    net, tape = tape_of(small(), 4, frozen_layers=["first", "norm"])
+    found = measured(net, tape, 4, read_costs([(op, 1.0, 2.0) for op in OPS]))
+    ms = 10**6
+    assert {op: found[op] for op in OPS} == {op: (ms, 0 if op in ("first", "norm", "relu") else 2 * ms) for op in OPS}
 
 
 def test_times_of_one_batch_scale_to_another():

@@ -739,8 +739,7 @@ def _weights(net: Lowered, tape: Tape, op_of: I64, main: I64, record: I64, leaf:
     elements = np.zeros(len(tape.leaves))
     for k, f in enumerate(tape.leaves):
         elements[k] = math.prod(f.shape)
-        if f.name != "input":
-            item[number[f.op]] = f.itemsize
+        item[number[f.op]] = f.itemsize
     seen = np.bincount(op_of[record], elements[leaf], minlength=n_ops + 1)[:n_ops]
     rest = np.maximum(counts[:, 1:4].sum(axis=1) - seen, 0) * item
     fixed = np.zeros(tape.n_records)
