@@ -255,7 +255,7 @@ def wrap(module, net, regions):
 
 
 def measure(module, inputs, loss_fn, *, targets, optimizer=None, context=None):
-    """Return the totals after each event of a step: by phase, and the base.
+    """Return the totals after each event of a step, by phase.
 
     As ``torch_truth.training_step`` counts, but for blocks that an op makes and lets go: such a block is scratch of a
     kernel unless autograd packed something while it was alive. What an op has made when packing ends recomputation,
@@ -290,7 +290,7 @@ def measure(module, inputs, loss_fn, *, targets, optimizer=None, context=None):
                 p.grad = None
             with context():
                 out = module(*inputs)
-                loss = loss_fn(out)
+            loss = loss_fn(out)
         with mark("phase backward"):
             loss.backward()
         if optimizer is not None:
@@ -304,7 +304,6 @@ def measure(module, inputs, loss_fn, *, targets, optimizer=None, context=None):
     state = list(torch_truth._tensors(list(optimizer.state.values()))) if optimizer is not None else []
     standing = torch_truth._storages([*parameters, *module.buffers(), *inputs, *targets, *state])
     names = ("_Holder", "_Handle", "_StopRecomputationError")
-    gc.collect()
     gc.disable()
     try:
         with (
@@ -343,7 +342,7 @@ def measure(module, inputs, loss_fn, *, targets, optimizer=None, context=None):
         packed = any(born < t < time for t in packs) if its and its == op else True
         if not packed:
             scratch.add(block)
-    base = total = sum(standing.values())
+    total = sum(standing.values())
     totals = {"forward": [total], "backward": [], "optimizer": []}
     rows = [(nbytes, block, op, phase) for (_, _, nbytes, _, op, _, phase), block in zip(found, blocks, strict=True)
             if block is not None and block not in scratch and phase]  # fmt: skip
@@ -357,4 +356,5 @@ def measure(module, inputs, loss_fn, *, targets, optimizer=None, context=None):
         total += nbytes
         totals[phase].append(total)
     del kept
-    return base, totals
+    totals["optimizer"] = totals["optimizer"] or [total]
+    return totals
