@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from test_remat import files, optimum, small_problems, training_problem, zoo_problem
+from test_remat import files, small_problems, training_problem, zoo_problem
 
 from cnnlive.errors import MissingExtraError, RematError
 from cnnlive.plan import remat, remat_exact
@@ -107,27 +107,27 @@ def loose(plan, **change):
     return RematPlan(**(known | {"lower_bound": plan.problem.plain_cost, "status": "feasible"} | change))
 
 
-def small_plans(seeds, most):
-    """Problems of which all states are tried, with budgets that make a difference; unproven plans, least costs."""
-    for problem, model in small_problems(seeds, most):
-        points = list(optimum(problem, model))
-        peaks = sorted({peak for peak, _ in points if peak < problem.peak_bytes})
-        for budget in random.Random(0).sample(peaks, min(2, len(peaks))):
-            # the worst, so that there is something to find
-            costs = sorted({cost for peak, cost in points if peak <= budget})
-            worse = next(s for s, (peak, cost) in zip(every(model), points, strict=True)
-                         if peak <= budget and cost == costs[-1])  # fmt: skip
-            e = remat._Evaluator(problem, model)
-            assert e.reset(worse)
-            plan = RematPlan(problem, budget, worse, e.peak_bytes, e.cost, problem.plain_cost, "feasible", "none")
-            yield plan, costs[0], plan_remat(problem, budget=budget).lower_bound
-
-
-def every(model):
+def every(problem, model):
+    """States, peak and cost of every choice of states."""
+    e = remat._Evaluator(problem, model)
     for choice in itertools.product(range(4), repeat=len(model.free)):
         state = model.start.copy()
         state[model.free] = choice
-        yield state
+        assert e.reset(state)
+        yield state, e.peak_bytes, e.cost
+
+
+def small_plans(seeds, most):
+    """The worst plans of problems of which all states are tried, unproven; the least costs; and known bounds."""
+    for problem, model in small_problems(seeds, most):
+        points = list(every(problem, model))
+        peaks = sorted({peak for _, peak, _ in points if peak < problem.peak_bytes})
+        for budget in random.Random(0).sample(peaks, min(2, len(peaks))):
+            within = [x for x in points if x[1] <= budget]
+            state, peak, cost = max(within, key=lambda x: x[2])
+            plan = RematPlan(problem, budget, state, peak, cost, problem.plain_cost, "feasible", "none")
+            bound = max(*remat._Bounds(problem, model)([budget]), problem.plain_cost)
+            yield plan, min(cost for _, _, cost in within), bound
 
 
 # u is large, v small and made of it; v does not fit beside u in the loss, nor u beside what step 4 takes
@@ -158,7 +158,7 @@ def test_the_optimum_is_that_of_all_states_and_the_bound_that_of_all_schedules()
 @needs
 def test_the_bound_is_of_schedules_that_compute_before_the_need_and_the_plan_is_one_that_states_express():
     model = remat._model(EARLY)
-    least = min(cost for peak, cost in optimum(EARLY, model) if peak <= 16)
+    least = min(cost for _, peak, cost in every(EARLY, model) if peak <= 16)
     assert (EARLY.plain_cost, cheapest(EARLY, 16), least) == (15, 16, 26)
     found = prove_remat(plan_remat(EARLY, budget=16))
     check_remat(found)
@@ -263,9 +263,9 @@ def test_amounts_too_large_for_the_solver_are_rounded_so_that_the_bound_holds():
                         for x, f in ((small.cost, 2**49 + 1), (small.nbytes, 2**50 + 7)))  # fmt: skip
         edges = [(int(v), i) for i in range(small.n) for v in small.in_idx[small.in_ptr[i] : small.in_ptr[i + 1]]]
         problem = RematProblem.of(cost, nbytes, edges, small.loss)
-        points = list(optimum(problem, remat._model(problem)))
-        budget = sorted(p for p, _ in points)[len(points) // 4]
-        best = min(c for p, c in points if p <= budget)
+        points = list(every(problem, remat._model(problem)))
+        budget = sorted(p for _, p, _ in points)[len(points) // 4]
+        best = min(c for _, p, c in points if p <= budget)
         tried += best > problem.plain_cost
         found = prove_remat(loose(plan_remat(problem, budget=budget)))
         check_remat(found)

@@ -141,8 +141,6 @@ class _Run:
 
     def go(self) -> None:
         """Search among all schedules, then among those that states express."""
-        if self.cost <= self.bound:
-            return
         problem = self.plan.problem
         self.search = _Search(problem, self.seed, None)
         e = self.search.e
@@ -153,14 +151,16 @@ class _Run:
                 raise RematError(f"the plan's {what} is {found:,} and not {said:,}")
         if self.peak > self.plan.budget:
             raise RematError(f"the plan's peak of {self.peak:,} bytes is above its budget of {self.plan.budget:,}")
+        if self.bound > self.cost:
+            raise RematError(f"the plan's cost of {self.cost:,} is below its bound of {self.bound:,}")
         for narrow, part in ((False, _PART), (True, 1.0)):
             left = self.end - time.monotonic() - (1.0 - part) * self.seconds
             if left <= 0 or self.cost <= self.bound:
                 continue
             program = _Program(problem, self.search.e.model, self.plan.budget, narrow)
-            least = program.solve(self, self.end - time.monotonic() - (1.0 - part) * self.seconds)
+            bound = program.solve(self, self.end - time.monotonic() - (1.0 - part) * self.seconds)
             if not narrow:
-                self.bounded(least)
+                self.bounded(bound)
 
     def bounded(self, bound: int) -> None:
         """Note a bound."""
@@ -177,7 +177,7 @@ class _Run:
         if search.repair(self.plan.budget):
             if search.e.cost > self.bound:
                 search.descend(self.plan.budget, _TRIES)
-            if search.e.cost < self.cost:
+            if search.e.cost < self.cost and search.e.peak_bytes <= self.plan.budget:
                 self.states, self.cost, self.peak = search.state, search.e.cost, search.e.peak_bytes
                 self.tell()
 
