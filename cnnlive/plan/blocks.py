@@ -13,7 +13,7 @@ import numpy as np
 from cnnlive._types import I64, Columns, column, frozen
 from cnnlive.errors import BudgetError, RematError
 from cnnlive.plan.chain import BASELINES, Chain, ChainFrontier, chain_baseline, chain_frontier
-from cnnlive.plan.remat import Frontier, RematPlan, RematProblem, _Bounds, _Evaluator, _Model, _model
+from cnnlive.plan.remat import Frontier, RematPlan, RematProblem, _Bounds, _Evaluator, _Model
 
 __all__ = ["METHODS", "Blocks", "blocks_frontier", "collapse", "plan_blocks", "start_states"]
 
@@ -23,7 +23,7 @@ _SHARES: Final = (0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # of the bytes inside all bl
 _LONG: Final = 24  # forward nodes of a block that is cut elsewhere too
 _NESTED_STAGES: Final = 128  # of a chain that is planned with nested recomputation
 _ANY: Final = 2**62
-_WORK: Final = 200_000  # plans of the chain that are evaluated on the graph, times its nodes
+_WORK: Final = 120_000  # plans of the chain that are evaluated on the graph, times its nodes
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -86,41 +86,63 @@ class _Lives(NamedTuple):
 
     at_loss: I64  # the gap of a value in which the loss is, -1 for values of backward nodes
     open_: Any  # whether that gap may be dropped
-    read: I64  # last forward node that reads it, or that writes it
+    read: I64  # last forward node that reads it and can run again, or that writes it
     used: Any  # whether a backward node reads it, or it outlives the step
 
 
-def _lives(problem: RematProblem, m: _Model) -> _Lives:
+def _lives(problem: RematProblem, m: _Model, one_each: bool) -> _Lives:
+    """Return the lives of values; `one_each`: of what a node writes, only what later nodes need again may be dropped.
+
+    A node runs again for each of its outputs that is needed in another step. So the others stay where they are small
+    beside the largest, as statistics are, or all of them.
+    """
     loss, n_values = problem.loss, len(m.nbytes)
     spans = np.flatnonzero((m.gap_begin <= loss) & (m.gap_end > loss))
     at_loss = np.full(n_values, -1, np.int64)
     at_loss[m.gap_value[spans]] = spans
     free = np.zeros(len(m.gap_value) + 1, bool)
     free[m.free] = True
-    read = np.where(at_loss >= 0, m.gap_begin[at_loss], m.value_node)
+    # a node that writes nothing never runs again, nor does anything for its sake
+    users = m.user_idx[np.diff(m.out_ptr)[m.user_idx] > 0]
+    value = np.repeat(np.arange(n_values), np.diff(m.user_ptr))[np.diff(m.out_ptr)[m.user_idx] > 0]
+    read = m.value_node.copy()
+    np.maximum.at(read, value, users)
     used = (at_loss >= 0) & (m.gap_end[at_loss] <= m.n)
-    return _Lives(at_loss, free[at_loss] & (at_loss >= 0), read, used)
+    open_ = free[at_loss] & (at_loss >= 0)
+    ptr = m.out_ptr.tolist()
+    for i in np.flatnonzero(np.diff(m.out_ptr[: loss + 2]) > 1).tolist():
+        row = [v for v in range(ptr[i], ptr[i + 1]) if open_[v]]
+        most = int(m.nbytes[ptr[i] : ptr[i + 1]].max())
+        main = [v for v in row if read[v] > i] or sorted(row, key=lambda v: -int(m.nbytes[v]))[:1]
+        for v in row:
+            if 16 * m.nbytes[v] < most or (one_each and v not in main):
+                open_[v] = False
+    return _Lives(at_loss, open_, read, used)
 
 
 def _starts(problem: RematProblem, m: _Model, lives: _Lives) -> I64:
     """Return where blocks begin: behind cut vertices, and where little crosses in what is long between them."""
     loss = problem.loss
-    count, size, unused = (np.zeros(loss + 2, np.int64) for _ in range(3))
+    count, size, unused, which = (np.zeros(loss + 2, np.int64) for _ in range(4))
     at = np.flatnonzero(lives.open_ & (lives.read > m.value_node))
     for where, sign in ((m.value_node[at], 1), (lives.read[at], -1)):
         np.add.at(count, where, sign)
         np.add.at(size, where, sign * m.nbytes[at])
         np.add.at(unused, where, sign * ~lives.used[at])
+        np.add.at(which, where, sign * at)
     # a value that is overwritten is nothing to go on from
     gone = np.flatnonzero((m.takes >= 0) & (m.value_node <= loss))
     bad = np.zeros(loss + 2, np.int64)
     np.add.at(bad, m.value_node[m.takes[gone]], 1)
     np.add.at(bad, m.value_node[gone], -1)
-    count, size, unused, bad = (np.cumsum(x)[:loss] for x in (count, size, unused, bad))
+    count, size, unused, which, bad = (np.cumsum(x)[:loss] for x in (count, size, unused, which, bad))
     good = bad == 0
-    chosen = np.flatnonzero(good & (count <= 1) & (unused == 0)).tolist()
+    at = np.flatnonzero(good & (count <= 1) & (unused == 0))
+    # behind what only reads the value that crosses, it still does
+    same = (count[at[1:]] == 1) & (count[at[:-1]] == 1) & (which[at[1:]] == which[at[:-1]])
+    chosen: list[int] = np.delete(at, 1 + np.flatnonzero(same)).tolist()
     for allowed in (good & (count <= 1), good):
-        found = []
+        found: list[int] = []
         for a, b in pairwise([-1, *chosen, loss]):
             last = a
             while b - last > _LONG:
@@ -147,22 +169,27 @@ def _ends(problem: RematProblem, m: _Model, until: I64, n_blocks: int) -> I64:
     return end
 
 
-def _options(problem: RematProblem, m: _Model, lives: _Lives, made: I64, until: I64, n_blocks: int) -> I64:
+def _taken(m: _Model) -> Any:
+    """Return which values are overwritten."""
+    found = np.zeros(len(m.nbytes), bool)
+    found[m.takes[m.takes >= 0]] = True
+    return found
+
+
+def _options(problem: RematProblem, m: _Model, lives: _Lives, made: I64, until: I64) -> I64:
     """Return the option from which on each value is dropped inside its block: the cheapest for their bytes first."""
     ptr, idx, owner = m.in_ptr.tolist(), m.in_idx.tolist(), m.value_node.tolist()
-    again, out_ptr = m.again.tolist(), m.out_ptr.tolist()
-    held = lives.used.tolist()
+    again = m.again.tolist()
+    gone = _taken(m) | ((made >= 0) & (made == until) & ~lives.used)
     # with what has to run before a node, because nobody holds it anyway
     price = [0.0] * m.n
     for i in range(problem.loss + 1):
-        price[i] = again[i] + sum(price[owner[v]] for v in idx[ptr[i] : ptr[i + 1]] if made[v] >= 0 and not held[v]
-                                  and made[v] == until[v])  # fmt: skip
+        price[i] = again[i] + sum(price[owner[v]] for v in idx[ptr[i] : ptr[i + 1]] if gone[v])
     inside = np.flatnonzero((made >= 0) & (made == until) & lives.used)
     dropped = np.zeros(len(made), np.int64)
     if not len(inside):
         return dropped
-    written = np.array([max(int(m.nbytes[out_ptr[i] : out_ptr[i + 1]].sum()), 1) for i in range(m.n)])
-    ratio = np.array(price)[m.value_node[inside]] / written[m.value_node[inside]]
+    ratio = np.array(price)[m.value_node[inside]] / m.nbytes[inside]
     order = np.lexsort((inside, ratio))
     total = np.cumsum(m.nbytes[inside[order]])
     # of all blocks together, so that what an option drops costs about the same everywhere
@@ -182,7 +209,7 @@ def _inner(m: _Model, made: I64, until: I64, lives: _Lives, loss: int) -> Any:
     """Return which forward nodes have to run to make again what is inside their block; others make what leaves it."""
     ptr, idx = m.in_ptr.tolist(), m.in_idx.tolist()
     wanted = ((made >= 0) & (made == until) & lives.used).tolist()
-    inside = (made >= 0) & (made == until)
+    inside = ((made >= 0) & (made == until)) | _taken(m)
     found = np.zeros(loss + 1, bool)
     out_ptr = m.out_ptr.tolist()
     for i in reversed(range(loss + 1)):
@@ -228,7 +255,7 @@ def collapse(problem: RematProblem) -> Blocks:
     >>> blocks, blocks.cut_vertices
     (<Blocks 'chain': 6 blocks of 6 forward nodes>, (0, 1, 2, 3))
     """  # fmt: skip
-    return _Work(problem).blocks
+    return _works(problem)[0].blocks
 
 
 class _Layout(NamedTuple):
@@ -259,13 +286,13 @@ def _layout(n: int, nodes: Iterable[int]) -> _Layout:
 class _Work:
     """Blocks of a problem, and the exact evaluator of what is made of them."""
 
-    def __init__(self, problem: RematProblem) -> None:
-        self.problem = problem
-        self.m = m = _model(problem)
-        self.e = _Evaluator(problem, m)
+    def __init__(self, problem: RematProblem, e: _Evaluator, one_each: bool) -> None:
+        self.problem, self.e = problem, e
+        self.m = m = e.model
         self.keep = m.start.copy()
-        self.keep_peak, self.keep_cost = self.e.peak_bytes, self.e.cost
-        lives = _lives(problem, m)
+        e.reset(self.keep)
+        self.keep_peak, self.keep_cost = e.peak_bytes, e.cost
+        lives = _lives(problem, m, one_each)
         self.start = _starts(problem, m, lives)
         n = len(self.start) - 1
         block = np.searchsorted(self.start, np.arange(problem.loss + 1), side="right") - 1
@@ -277,7 +304,7 @@ class _Work:
         self.used = lives.used[at]
         self.far = [(k, int(self.made[v]), int(self.until[v])) for k, v in enumerate(at.tolist())
                     if self.until[v] > self.made[v] + 1]  # fmt: skip
-        self.dropped = _options(problem, m, lives, self.made, self.until, n)
+        self.dropped = _options(problem, m, lives, self.made, self.until)
         self.end = _ends(problem, m, self.until, n)
         self.chains = self._chains(n, block, lives)
         self.blocks = Blocks(problem, self.start, frozen(self.end), frozen(self.made), frozen(self.until),
@@ -319,11 +346,6 @@ class _Work:
         again = (m.again * m.may_rerun)[: loss + 1]
         inner = _inner(m, made, until, lives, loss)
         lead = np.concatenate([[0], np.bincount(block, again * ~inner, n)[:-1]]).astype(np.int64)
-        forward_cost = lead + np.bincount(block, again * inner, n).astype(np.int64)
-        backward_cost = np.bincount(end, problem.cost[backward], n).astype(np.int64)
-        # what cannot run again counts to the last block, so that a plain step costs what it does
-        rest = problem.plain_cost - int(forward_cost.sum() + backward_cost.sum())
-        backward_cost[-1] = max(backward_cost[-1] + rest, 0)
         # gradients that are there when the backward of a block begins
         first = np.searchsorted(-end, -np.arange(n)) + loss + 1
         later = np.flatnonzero(m.value_node > loss)
@@ -354,8 +376,13 @@ class _Work:
         for option in range(int(count.max()) + 1):
             if e.reset(self.states(_Layout(none, none + option, open_))):
                 found.append((option, measured()))
-        e.reset(self.states(_Layout(none + 1, none, open_)))
-        ahead, _, _ = measured()
+        known = e.reset(self.states(_Layout(none + 1, none, open_)))
+        ahead, _, run = measured()
+        forward_cost = lead + (run if known else np.bincount(block, again * inner, n).astype(np.int64))
+        backward_cost = np.bincount(end, problem.cost[backward], n).astype(np.int64)
+        # what cannot run again counts to the last block, so that a plain step costs what it does
+        rest = problem.plain_cost - int(forward_cost.sum() + backward_cost.sum())
+        backward_cost[-1] = max(backward_cost[-1] + rest, 0)
         chains = []
         for act in (once, each) if self.far else (once,):
             # most bytes of each step beside what is held for it
@@ -369,13 +396,21 @@ class _Work:
                 temp = np.maximum(temp, -np.minimum(grad[:-1], saved + grad[1:]))
                 for i in np.flatnonzero(count >= option).tolist():
                     options[i].append((int(run[i]), int(saved[i]), int(temp[i])))
-            columns = [np.array([row[0][k] for row in options], np.int64) for k in (1, 2)]
+            saved, temp = (np.array([row[0][k] for row in options], np.int64) for k in (1, 2))
             chains.append(
-                Chain.of(forward_cost, backward_cost, act, columns[0], input_cost=lead, forward_temp=through,
-                         backward_temp=columns[1], options=[row[1:] for row in options], gradient_bytes=grad,
+                Chain.of(forward_cost, backward_cost, act, saved, input_cost=lead, forward_temp=through,
+                         backward_temp=temp, options=[row[1:] for row in options], gradient_bytes=grad,
                          ids=[problem.names[k] for k in self.start[1:] - 1], name=problem.name)
             )  # fmt: skip
         return chains
+
+
+def _works(problem: RematProblem) -> list[_Work]:
+    """Return the blocks of a problem, and where nodes have several outputs, those with one that may be dropped each."""
+    e = _Evaluator(problem)
+    more = _Work(problem, e, False)
+    once = np.bincount(more.m.value_node[more.values], minlength=problem.n).max(initial=0) <= 1
+    return [more] if once else [_Work(problem, e, True), more]
 
 
 class _Plan(NamedTuple):
@@ -391,20 +426,20 @@ def _frontier(chain: Chain, method: str, slots: int) -> ChainFrontier:
     return chain_baseline(chain, method)  # type: ignore[arg-type]
 
 
-def _plans(work: _Work, method: str, slots: int) -> list[_Plan]:
+def _plans(works: Sequence[_Work], method: str, slots: int) -> list[_Plan]:
     """Return the plans of a method, evaluated exactly, of which none is worse than another; bytes rise, costs fall.
 
     Which plans of the chain are evaluated does not depend on a budget, so that more of it never costs more.
     """
-    e, n = work.e, work.blocks.n
-    most = min(max(_WORK // work.problem.n, 32), 500)
+    e = works[0].e
+    most = min(max(_WORK // works[0].problem.n, 32), 400)
     seen: set[bytes] = set()
-    found = [_Plan(work.keep_peak, work.keep_cost, work.keep)]
+    found = [_Plan(works[0].keep_peak, works[0].keep_cost, works[0].keep)]
     one_level = ["chain"] if method == "nested" else []
-    for chain in work.chains:
-        for frontier in (_frontier(chain, m, slots) for m in [*one_level, method]):
+    for work in works:
+        for frontier in (_frontier(chain, m, slots) for chain in work.chains for m in [*one_level, method]):
             for i in np.unique(np.linspace(0, len(frontier) - 1, most).astype(int)).tolist():
-                states = work.states(_layout(n, frontier[i].nodes.tolist()))
+                states = work.states(_layout(work.blocks.n, frontier[i].nodes.tolist()))
                 key = states.tobytes()
                 if key not in seen and e.go(states):
                     found.append(_Plan(e.peak_bytes, e.cost, states))
@@ -488,10 +523,10 @@ def plan_blocks(problem: RematProblem, budget: int, *, method: Method = "chain",
     (41, 14, {'1': 1, '3': 1})
     """  # fmt: skip
     _check(method, slots, [budget])
-    work = _Work(problem)
-    bounds = _Bounds(problem, work.m)
-    keep = _Plan(work.keep_peak, work.keep_cost, work.keep)
-    found = [keep] if budget >= keep.peak else _plans(work, method, slots)
+    works = _works(problem)
+    bounds = _Bounds(problem, works[0].m)
+    keep = _Plan(works[0].keep_peak, works[0].keep_cost, works[0].keep)
+    found = [keep] if budget >= keep.peak else _plans(works, method, slots)
     at = bisect_right([p.peak for p in found], budget) - 1
     if at < 0:
         _refuse(problem, method, budget, found[0].peak, bounds.least_bytes)
@@ -550,25 +585,25 @@ def blocks_frontier(
         raise RematError(f"method is {method!r} and nested {nested!r}; allowed: one of the two")
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise RematError(f"points is {points!r}; allowed: an integer of 2 or more")
-    work = _Work(problem)
-    bounds = _Bounds(problem, work.m)
+    works = _works(problem)
+    keep = _Plan(works[0].keep_peak, works[0].keep_cost, works[0].keep)
+    bounds = _Bounds(problem, works[0].m)
     if method is None:
-        low = nested is None and any(10 * b < 3 * work.keep_peak for b in budgets or ())
+        low = nested is None and any(10 * b < 3 * keep.peak for b in budgets or ())
         method = "nested" if nested or low else "chain"
-    found = _plans(work, method, slots)
+    found = _plans(works, method, slots)
     least = found[0].peak
     if budgets is None:
-        asked = sorted({least + (work.keep_peak - least) * k // (points - 1) for k in range(points)})
+        asked = sorted({least + (keep.peak - least) * k // (points - 1) for k in range(points)})
     else:
         asked = sorted({int(b) for b in budgets})
         if not asked or asked[-1] < least:
             _refuse(problem, method, asked[-1] if asked else 0, least, bounds.least_bytes)
         asked = [b for b in asked if b >= least]
     peaks = [p.peak for p in found]
-    keep = _Plan(work.keep_peak, work.keep_cost, work.keep)
     plans = [_answer(problem, keep if b >= keep.peak else found[bisect_right(peaks, b) - 1], b, bound, method)
              for b, bound in zip(asked, bounds(asked), strict=True)]  # fmt: skip
-    return Frontier(problem, tuple(plans), least, bounds.least_bytes, work.keep_peak)
+    return Frontier(problem, tuple(plans), least, bounds.least_bytes, keep.peak)
 
 
 def start_states(problem: RematProblem, budget: int, *, slots: int = 200) -> I64:
@@ -608,19 +643,19 @@ def start_states(problem: RematProblem, budget: int, *, slots: int = 200) -> I64
     2
     """  # fmt: skip
     _check("chain", slots, [budget])
-    work = _Work(problem)
-    if budget >= work.keep_peak:
-        return frozen(work.keep)
-    e, n = work.e, work.blocks.n
+    works = _works(problem)
+    e = works[0].e
+    lowest = _Plan(works[0].keep_peak, works[0].keep_cost, works[0].keep)
+    if budget >= lowest.peak:
+        return frozen(lowest.states)
     best: _Plan | None = None
-    lowest = _Plan(work.keep_peak, work.keep_cost, work.keep)
     for method in ("chain", "nested"):
-        for chain in work.chains:
+        for work, chain in ((w, c) for w in works for c in w.chains):
             frontier = _frontier(chain, method, slots)
             low, high = 0, len(frontier)
             while low < high:
                 middle = (low + high) // 2
-                states = work.states(_layout(n, frontier[middle].nodes.tolist()))
+                states = work.states(_layout(work.blocks.n, frontier[middle].nodes.tolist()))
                 fits = e.go(states) and e.peak_bytes <= budget
                 if fits and (best is None or e.cost < best.cost):
                     best = _Plan(e.peak_bytes, e.cost, states)
