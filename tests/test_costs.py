@@ -540,6 +540,29 @@ def test_a_module_stands_for_the_ops_under_it():
     assert np.abs(forward[at] - base[at] * (4e6 / base[at].sum())).max() <= 1
 
 
+def test_a_module_is_no_prefix_of_a_name():
+    net, tape = tape_of(zoo.load("densenet121"))
+    forward, _ = read_costs({"features.denseblock2.denselayer1": 5.0}, fill="roofline").of(net, tape, 1)
+    scopes = [net.op_scopes[op] if op >= 0 else "" for op, _ in tape.records]
+    assert forward[[s == "features.denseblock2.denselayer1" for s in scopes]].sum() == 5 * 10**6
+    assert "features.denseblock2.denselayer10" in scopes
+
+
+def test_a_view_whose_backward_runs_is_priced_by_the_roofline_unless_it_was_measured():
+    g = Graph()
+    left, right = g.chunk(g.conv2d(g.input((1, 3, 8, 8)), 8, 1, name="stem"), 2, name="chunk")
+    g.output(g.mul(left, right, name="mul"))
+    net, tape = tape_of(g, loss="mse")
+    forward, backward = Roofline().of(net, tape, 1)
+    k = next(k for k, (_, name) in enumerate(tape.records) if name == "chunk")
+    ops = [op for op, _ in tape.records].index(-1)
+    agree = 2e6 / forward[[i for i in range(ops) if i != k]].sum()
+    for times in ({"stem": 1.0, "mul": 1.0}, {"stem": 1.0, "mul": 1.0, "chunk": 0.0}):
+        found = measured(net, tape, 1, read_costs(times))
+        assert found["chunk"] == (0, round(backward[k] * agree))
+    assert measured(net, tape, 1, read_costs(times | {"chunk": [0.5, 0.25]}))["chunk"] == (500_000, 250_000)
+
+
 def test_what_lacks_a_time_is_listed_or_filled_in():
     net, tape = tape_of(small(), 2)
     times = {"first": [1.0, 1.0], "second": [2.0, 4.0]}
