@@ -985,8 +985,8 @@ def _warnings(model: _Model, choice: _Choice) -> list[str]:
     norms = [names[op] for span in spans for op in span.norms]
     if norms:
         found.append(
-            f"the running statistics of {_listed(norms)} are updated twice in each step: give a momentum m as "
-            "1 - sqrt(1 - m), such as 0.0513 for the default 0.1; with momentum=None there is no such correction"
+            f"the running statistics of {_listed(norms)} are updated twice in each step, unless the second time is "
+            "undone: give a momentum m as 1 - sqrt(1 - m), 0.0513 for 0.1; for momentum=None there is no such value"
         )
     random = [span.module for span in spans if span.random]
     if random:
@@ -995,7 +995,7 @@ def _warnings(model: _Model, choice: _Choice) -> list[str]:
     for why, left in model.left_out.items():
         several = [m for m in left if m not in names]
         if several:
-            found.append(f"not to be wrapped, each {why}: {_listed(several)}")
+            found.append(f"not wrapped, since each {why}: {_listed(several)}")
     return found
 
 
