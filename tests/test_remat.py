@@ -180,10 +180,10 @@ def schedule(problem, model, state):
         cost += int(problem.cost[p])
         for v in list(present):
             g = next(g for g in range(gap_ptr[v], gap_ptr[v + 1]) if end[g] > p)
-            ends = state[g] == 3 and begin[g] < p and v in wanted and g not in lent
+            ends = state[g] in (3, 4) and begin[g] < p and v in wanted and g not in lent
             if ends:
                 lent.add(g)
-            if state[g] == 2 or (state[g] == 1 and begin[g] == p) or ends:
+            if state[g] == 2 or (state[g] in (1, 4) and begin[g] == p) or ends:
                 present.remove(v)
                 dropped.add((p, v))
     return runs, cost, dropped
@@ -232,7 +232,7 @@ def check_evaluator(problem, rng, rounds):
     for _ in range(rounds if free else 0):
         old = state.copy()
         for _ in range(rng.randrange(1, 4)):
-            g, state_ = rng.choice(free), rng.randrange(4)
+            g, state_ = rng.choice(free), rng.randrange(5)
             state[g] = state_
             kernels.set_state(g, state_, *e.args(kernels.set_state))
         kernels.settle_cost(*e.args(kernels.settle_cost))
@@ -260,7 +260,7 @@ def test_the_evaluator_is_exact_move_by_move(seed):
 def optimum(problem, model):
     """Peak and cost of every choice of states."""
     e = remat._Evaluator(problem, model)
-    for choice in itertools.product(range(4), repeat=len(model.free)):
+    for choice in itertools.product(range(5), repeat=len(model.free)):
         state = model.start.copy()
         state[model.free] = choice
         assert e.reset(state)
@@ -378,7 +378,7 @@ def test_the_pool_is_tidied():
     e.reset(e.model.start)
     state = e.model.start.copy()
     for _ in range(60):
-        g, new = rng.choice(e.model.free.tolist()), rng.randrange(4)
+        g, new = rng.choice(e.model.free.tolist()), rng.randrange(5)
         kernels.set_state(g, new, *e.args(kernels.set_state))
         kernels.settle_cost(*e.args(kernels.settle_cost))
         kernels.settle_peak(*e.args(kernels.settle_peak))

@@ -8,12 +8,13 @@ next that reads it; ``n_steps`` for a value that outlives the run, ``n_steps + 1
 - 0, keep: the value is held all through (after the last read: until recomputation reads it for the last time);
 - 1, drop: it is freed at once, recomputed where it is next needed, and held from there;
 - 2, transient: freed at once, and recomputed in every step that needs it;
-- 3, lend: held until recomputation first reads it, then as 1.
+- 3, lend: held until recomputation first reads it, then as 1;
+- 4, late: as 2 where it is first needed, from there on as 1.
 
 Before a step runs, whatever it needs and is not held is recomputed in program order: its *closure*. ``first[g]`` is the
-first step that needs the value of a gap in state 1 or 3 (``n_steps``: none does), ``first[n_gaps + g]`` the second in
-state 3; a dropped value is recomputed there. ``hold[g]`` and ``hold[n_gaps + g]`` are the steps ``(from, to)`` between
-which it is held: it is there when steps ``from + 1 .. to`` begin.
+first step that needs the value of a gap in state 1, 3 or 4 (``n_steps``: none does), ``first[n_gaps + g]`` the second
+in states 3 and 4; a dropped value is recomputed there. ``hold[g]`` and ``hold[n_gaps + g]`` are the steps ``(from,
+to)`` between which it is held: it is there when steps ``from + 1 .. to`` begin.
 
 Closures lie in ``pool`` at ``closure[p] = (begin, length)``. ``heads`` and ``links`` are lists, for each node, of the
 steps that recompute it, in ascending order (``links[k] = (next, step)``). ``tree`` holds, over the steps, the most
@@ -189,15 +190,15 @@ def set_state(g: int, new: int, n: int, gap_value: I64, gap_begin: I64, gap_end:
         if old == 1:
             p = first[g]
         first[g] = p if new == 1 else n
-    if new == 3 or old == 3:
+    if new >= 3 or old >= 3:
         m = state.shape[0]
         note(1, g, first[g], 0, journal, totals)
         note(1, m + g, first[m + g], 0, journal, totals)
-        if old == 3:
+        if old >= 3:
             first[m + g] = n
             if new != 1:
                 first[g] = n
-        if new == 3:
+        if new >= 3:
             first[g] = p
             if p < n and p < gap_end[g]:
                 first[m + g] = next_demand(g, p, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
@@ -234,7 +235,7 @@ def demand(v: int, p: int, n: int, top: int, value_node: I64, gap_ptr: I64, gap_
             push(1, g, queue, flag, totals)
         if first[g] < p:
             return top
-    if s == 3:
+    if s >= 3:
         m = state.shape[0]
         a = first[g]
         b = first[m + g]
@@ -255,7 +256,7 @@ def demand(v: int, p: int, n: int, top: int, value_node: I64, gap_ptr: I64, gap_
             push(1, g, queue, flag, totals)
             if b < n:
                 push(0, b, queue, flag, totals)
-        if first[m + g] != p:
+        if first[m + g] != p and (s == 3 or first[g] != p):
             return top
     c = value_node[v]
     if mark[c] != stamp:
@@ -346,7 +347,7 @@ def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64
                         push(1, g, queue, flag, totals)
                         if first[g] < n:
                             push(0, first[g], queue, flag, totals)
-                    elif state[g] == 3 and (first[g] == p or first[m + g] == p):
+                    elif state[g] >= 3 and (first[g] == p or first[m + g] == p):
                         q = next_demand(g, p, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
                         if first[g] == p:
                             note(1, g, p, 0, journal, totals)
@@ -458,10 +459,10 @@ def settle_peak(n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64, nbyt
             begin = gap_begin[g]
             end = gap_end[g]
             if part == 1:
-                begin = first[r] if state[g] == 3 else n
+                begin = first[r] if state[g] >= 3 else n
             elif state[g] == 1:
                 begin = first[g]
-            elif state[g] == 2 or (state[g] == 3 and first[g] >= n):
+            elif state[g] == 2 or state[g] == 4 or (state[g] == 3 and first[g] >= n):
                 begin = n
             if begin >= n:
                 begin = -1
@@ -740,15 +741,17 @@ def attempt(g: int, new: int, limit: int, budget: int, n: int, in_ptr: I64, in_i
 
 
 @kernel
-def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64,
-            nbytes: I64, scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64,
-            gap_end: I64, gap_cost: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, hold: I64, closure: I64,
-            pool: I64, heads: I64, links: I64, local: I64, tree: I64, want: I64, last: I64, mark: I64, stack: I64,
-            queue: I64, flag: I64, journal: I64, order: I64, totals: I64) -> tuple[int, int, int]:  # fmt: skip
-    """Improve a schedule within budget by changing one gap, or keeping one that was dropped and dropping a kept one.
+def descend(kinds: int, at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64,
+            takes: I64, nbytes: I64, scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64,
+            gap_begin: I64, gap_end: I64, gap_cost: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64,
+            hold: I64, closure: I64, pool: I64, heads: I64, links: I64, local: I64, tree: I64, want: I64, last: I64,
+            mark: I64, stack: I64, queue: I64, flag: I64, journal: I64, order: I64,
+            totals: I64) -> tuple[int, int, int]:  # fmt: skip
+    """Improve a schedule within budget by keeping what was dropped, or that and dropping what was kept.
 
-    Goes round `order` from entry `at`, of which the last `idle` gave nothing, until a round gives nothing or `n_tries`
-    changes were tried. Return where it stands: the next entry, entries without gain, tries left.
+    Where `kinds` is 2, dropped ones' states are changed among themselves as well. Goes round `order` from entry `at`,
+    of which the last `idle` gave nothing, until a round gives nothing or `n_tries` changes were tried. Return where it
+    stands: the next entry, entries without gain, tries left.
     """
     m = order.shape[0]
     while idle < m and n_tries > 0:
@@ -758,7 +761,7 @@ def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, 
         # dropping what is held costs nothing less
         if state[g] == 0:
             continue
-        for new in range(4):
+        for new in range(1, 5 if kinds == 2 else 1):
             if new != state[g]:
                 n_tries -= 1
                 if attempt(g, new, totals[0], budget, n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, value_node,
@@ -767,8 +770,6 @@ def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, 
                            journal, totals):  # fmt: skip
                     idle = 0
         old = state[g]
-        if old == 0:
-            continue
         cost = totals[0]
         n_tries -= 1
         # kept whatever the peak is, for a lower cost; then something else has to make room where it is too much
@@ -777,24 +778,29 @@ def descend(at: int, idle: int, n_tries: int, budget: int, n: int, in_ptr: I64, 
                        closure, pool, heads, links, local, tree, want, last, mark, stack, queue, flag, journal,
                        totals):  # fmt: skip
             continue
+        done = tree[0, 1] <= budget
         crowded = peak_step(tree)
-        done = False
+        over = tree[0, 1] - budget
         k = 0
-        start = draw(m, totals)
         while k < m and not done:
-            other = order[start + k - m if start + k >= m else start + k]
+            other = order[m - 1 - k]
             k += 1
             if other == g or state[other] != 0 or hold[other, 0] > crowded or hold[other, 1] < crowded:
                 continue
-            for new in range(1, 4):
-                n_tries -= 1
-                if not done and attempt(other, new, cost, budget, n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch,
-                                        value_node, again, gap_ptr, gap_value, gap_begin, gap_end, gap_cost, user_ptr,
-                                        user_idx, state, first, hold, closure, pool, heads, links, local, tree, want,
-                                        last, mark, stack, queue, flag, journal, totals):  # fmt: skip
-                    done = True
-                    idle = 0
-        if not done:
+            # what it takes off is hardly more than the value itself, and its node hardly costs less
+            v = gap_value[other]
+            if nbytes[v] < over or totals[0] + again[value_node[v]] >= cost:
+                continue
+            for new in range(1, 5):
+                if not done:
+                    n_tries -= 1
+                    done = attempt(other, new, cost, budget, n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch,
+                                   value_node, again, gap_ptr, gap_value, gap_begin, gap_end, gap_cost, user_ptr,
+                                   user_idx, state, first, hold, closure, pool, heads, links, local, tree, want, last,
+                                   mark, stack, queue, flag, journal, totals)  # fmt: skip
+        if done:
+            idle = 0
+        else:
             attempt(g, old, 4611686018427387904, 4611686018427387904, n, in_ptr, in_idx, out_ptr, takes, nbytes,
                     scratch, value_node, again, gap_ptr, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx,
                     state, first, hold, closure, pool, heads, links, local, tree, want, last, mark, stack, queue, flag,
@@ -842,13 +848,15 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
            gap_end: I64,
            gap_cost: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, hold: I64, closure: I64, pool: I64,
            heads: I64, links: I64, local: I64, tree: I64, want: I64, last: I64, mark: I64, stack: I64, queue: I64,
-           flag: I64, journal: I64, free: I64, totals: I64) -> int:  # fmt: skip
+           flag: I64, journal: I64, free: I64, guess: I64, totals: I64) -> int:  # fmt: skip
     """Bring the peak within budget, each time by the change that costs least for what it takes off the worst step.
 
     Where `part` is 0, holding less is tried first, in state 1, and all other changes only where that is not enough.
-    What a change is worth is raised by up to `noise` percent, by chance. Return the tries left; 0 means that no change
-    helps.
+    What a change is worth is raised by up to `noise` percent, by chance. ``guess`` remembers what each change cost when
+    it was last tried (-1: never; ``-2 - p``: it took nothing off step ``p``), and only those are tried again that may
+    be worth most. Return the tries left; 0 means that no change helps.
     """
+    fresh = False
     while tree[0, 1] > budget and n_tries > 0:
         crowded = peak_step(tree)
         peak = tree[0, 1]
@@ -858,16 +866,41 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
         best_new = 0
         stage = part
         while stage < 2 and best_gap < 0:
-            for k in range(free.shape[0]):
-                g = free[k]
+            top = -1
+            top_new = 0
+            top_score = -1.0
+            # twice round: what seems to be worth most, then, after that, whatever may be worth more
+            for k in range(-free.shape[0], free.shape[0] + 1):
+                g = top
+                if k < 0:
+                    g = free[k + free.shape[0]]
+                elif k > 0:
+                    g = free[k - 1]
+                if g < 0:
+                    continue
                 old = state[g]
                 if hold[g, 0] > crowded or hold[g, 1] < crowded:
                     continue
-                for new in range(1, 4):
-                    # one way only, so that it ends
-                    if new == old or old == 2 or (old == 1 and new == 3):
+                # what it can take off is hardly more than the value itself
+                most = min(nbytes[gap_value[g]], peak - budget) * (1.0 + noise / 100.0)
+                for new in range(1, 5):
+                    # one way only, so that it ends: from holding much to holding nothing
+                    if new == old or old == 2 or (new == 3 and old > 0) or (new == 1 and old == 4):
                         continue
                     if stage == 0 and (old != 0 or new != 1):
+                        continue
+                    known = guess[5 * g + new]
+                    if k < 0:
+                        if known >= 0 and most > top_score * (known + 1.0e-9):
+                            top = g
+                            top_new = new
+                            top_score = most / (known + 1.0e-9)
+                        continue
+                    if (g == top and new == top_new) != (k == 0):
+                        continue
+                    if known == -2 - crowded:
+                        continue
+                    if known >= 0 and most <= 0.7 * best * known:
                         continue
                     n_tries -= 1
                     set_state(g, new, n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first,
@@ -875,8 +908,7 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
                     settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx,
                                 state, first, closure, pool, heads, links, want, mark, stack, queue, flag, journal,
                                 totals)  # fmt: skip
-                    # what it can take off is hardly more than the value itself
-                    most = min(nbytes[gap_value[g]], peak - budget) * (1.0 + noise / 100.0)
+                    guess[5 * g + new] = max(totals[0] - cost, 0)
                     if totals[9] == 0 and most > best * (totals[0] - cost):
                         now = settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value,
                                           gap_begin, gap_end, user_ptr, user_idx, state, first, hold, closure, pool,
@@ -891,11 +923,19 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
                                 best = score
                                 best_gap = g
                                 best_new = new
+                        else:
+                            guess[5 * g + new] = -2 - crowded
                     undo(n, nbytes, gap_value, state, first, hold, closure, heads, links, local, tree, queue, flag,
                          journal, totals)  # fmt: skip
             stage += 1
         if best_gap < 0:
-            return 0
+            if fresh:
+                return 0
+            for k in range(guess.shape[0]):
+                guess[k] = -1
+            fresh = True
+            continue
+        fresh = False
         attempt(best_gap, best_new, 4611686018427387904, 4611686018427387904, n, in_ptr, in_idx, out_ptr, takes, nbytes,
                 scratch, value_node, again, gap_ptr, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state,
                 first, hold, closure, pool, heads, links, local, tree, want, last, mark, stack, queue, flag, journal,

@@ -27,6 +27,7 @@ _KICK: Final = 4_000  # moves of annealing after a kick
 _WARM: Final = (1e-2, 1e-4, 2.0, 5.0)
 _HOT: Final = (3e-2, 1e-4, 0.5, 10.0)
 _COLD: Final = (1e-4, 1e-6, 0.3, 5.0)
+_MILD: Final = (1e-2, 1e-4, 0.5, 10.0)
 _TOWARDS: Final = (1e-2, 1e-4, 5.0, 50.0)
 
 Effort: TypeAlias = Literal["default", "best"]
@@ -492,7 +493,8 @@ class _Evaluator:
             "last": np.empty(n_values, np.int64), "mark": np.empty(n, np.int64), "stack": np.empty(n, np.int64),
             "queue": np.empty((3, width), np.int64), "flag": np.empty((3, width), np.int64),
             "best": np.empty(n_gaps, np.int64), "target": np.empty(n_gaps, np.int64),
-            "lowest": np.empty(n_gaps, np.int64), "order": m.free.copy(), "totals": np.empty(16, np.int64),
+            "lowest": np.empty(n_gaps, np.int64), "order": m.free.copy(), "guess": np.empty(5 * n_gaps, np.int64),
+            "totals": np.empty(16, np.int64),
             "journal": np.empty((2 * most + 64 * (n_values + n) + 8 * n_gaps + 64, 4), np.int64),
         }  # fmt: skip
         self._evaluate, self._change = self.args(_k.evaluate), self.args(_k.change)
@@ -666,7 +668,7 @@ _EFFORTS: Final[Mapping[str, _Effort]] = {
     "best": _Effort(1_000_000, 24, 80_000, 350_000, 80_000),
 }
 _FRONTIER_EFFORTS: Final[Mapping[str, _Effort]] = {
-    "default": _Effort(800, 0, 0, 0, 1_000),
+    "default": _Effort(160, 0, 0, 0, 0),
     "best": _Effort(8_000, 0, 2_000, 4_000, 30_000),
 }
 
@@ -684,6 +686,10 @@ class _Search:
         self.keep[self.e.model.free[self.e.model.gap_end[self.e.model.free] > problem.n]] = 2
         self.rng = np.random.default_rng(seed)
         self.e.work["totals"][13] = 1 + int(self.rng.integers(1, 2**30))
+        m = self.e.model
+        v = m.gap_value[m.free]
+        # what costs most per byte to make again comes first
+        self.dear = m.free[np.argsort(-m.again[m.value_node[v]] / m.nbytes[v], kind="stable")]
         self.quick = False  # whether repairs try less
         self.end = None if time_limit is None else time.monotonic() + time_limit
         self._args = {name: self.e.args(getattr(_k, name)) for name in ("descend", "anneal", "repair", "shuffle")}
@@ -698,16 +704,23 @@ class _Search:
 
     def descend(self, budget: int, tries: int) -> int:
         """Improve the plan in place; return the tries made."""
-        _k.shuffle(*self._args["shuffle"])
-        at = idle = made = 0
+        if self.quick:
+            self.e.work["order"][:] = self.dear
+        else:
+            _k.shuffle(*self._args["shuffle"])
+        made = 0
         m = len(self.e.model.free)
-        while idle < m and made < tries and not self.late:
-            now = min(_SLICE, tries - made)
-            at, idle, left = _k.descend(at, idle, now, budget - self.problem.fixed_bytes, *self._args["descend"])
-            made += now - left
+        # keeping, alone or in exchange, gains most
+        for kinds in (1,) if self.quick else (1, 2):
+            at = idle = 0
+            while idle < m and made < tries and not self.late:
+                now = min(_SLICE, tries - made)
+                at, idle, left = _k.descend(kinds, at, idle, now, budget - self.problem.fixed_bytes,
+                                            *self._args["descend"])  # fmt: skip
+                made += now - left
         return made
 
-    def anneal(self, budget: int, moves: int, how: tuple[float, float, float, float], kinds: int = 4) -> bool:
+    def anneal(self, budget: int, moves: int, how: tuple[float, float, float, float], kinds: int = 5) -> bool:
         """Anneal from the plan as it is; the best within budget becomes the plan. False if there is none."""
         totals, room = self.e.work["totals"], budget - self.problem.fixed_bytes
         totals[14], totals[15] = -1, _ANY
@@ -719,26 +732,29 @@ class _Search:
             done = until
         return bool(totals[14] >= 0 and self.e.go(self.e.work["best"].copy()))
 
-    def repair(self, budget: int, noise: int = 0) -> bool:
-        """Bring the plan within budget, greedily; it keeps the least peak reached where that fails."""
+    def repair(self, budget: int, noise: int = 0, tries: int = _ANY, again: bool = False) -> bool:
+        """Bring the plan within budget, greedily; it keeps the least peak reached where that fails.
+
+        `again`: what changes cost is remembered from the last time.
+        """
         room = budget - self.problem.fixed_bytes
-        while self.e.peak_bytes > budget and not self.late:
-            if _k.repair(int(not self.quick), noise, _SLICE, room, *self._args["repair"]) == 0:
+        if not again:
+            self.e.work["guess"].fill(-1)
+        while self.e.peak_bytes > budget and tries > 0 and not self.late:
+            now = min(_SLICE, tries)
+            left = _k.repair(int(not self.quick), noise, now, room, *self._args["repair"])
+            tries -= now - left
+            if left == 0:
                 break
         return self.e.peak_bytes <= budget
 
-    def start(self, budget: int, noise: int = 0, far: bool = False) -> bool:
-        """Make a first plan: what the tightest step's knapsack leaves out, repaired.
-
-        Where repairs try less, only if it is near the budget, unless it may be `far`.
-        """
+    def start(self, budget: int, noise: int = 0, far: int = _ANY, tries: int = _ANY) -> bool:
+        """Make a first plan: what the tightest step's knapsack leaves out, repaired if that is not `far` too much."""
         state = self.keep.copy()
         state[self.bounds.dropped(budget)] = 1
-        if not self.e.go(state):
+        if not self.e.go(state) or self.e.peak_bytes - budget > far:
             return False
-        if self.quick and not far and self.e.peak_bytes > budget + (self.keep_peak - budget) // 8:
-            return False
-        return self.repair(budget, noise)
+        return self.repair(budget, noise, tries)
 
     def least(self, effort: _Effort) -> tuple[int, I64]:
         """Find a plan with a low peak: the minimum feasible budget, as far as it is known."""
@@ -746,10 +762,10 @@ class _Search:
         self.e.go(self.keep)
         self.repair(goal)
         best, state = self.e.peak_bytes, self.state
-        if self.start(goal, far=True) or self.e.peak_bytes < best:
+        if self.start(goal, tries=1_200 if self.quick else _ANY) or self.e.peak_bytes < best:
             best, state = self.e.peak_bytes, self.state
         self.e.go(state)
-        if best > goal:
+        if best > goal and effort.least:
             if self.anneal(goal, effort.least, _TOWARDS):
                 best, state = self.e.peak_bytes, self.state
             elif int(self.e.work["totals"][15]) + self.problem.fixed_bytes < best:
@@ -773,7 +789,7 @@ class _Search:
                     if e.cost < best:
                         best, state = e.cost, self.state
         # lending values makes more plans, and more of them poor: annealed with and without
-        for schedule, kinds in ((_WARM, 3), (_HOT, 4), (_HOT, 3)) if effort.anneal else ():
+        for schedule, kinds in ((_WARM, 3), (_MILD, 5), (_HOT, 3)) if effort.anneal else ():
             if best > bound and not self.late:
                 e.go(self.keep)
                 if self.anneal(budget, effort.anneal, schedule, kinds):
@@ -796,11 +812,11 @@ class _Search:
                 best, state = e.cost, self.state
         e.go(state)
 
-    def plan(self, budget: int, bound: int, effort: str) -> RematPlan:
-        """Return the plan as it is."""
-        e = self.e
-        return RematPlan(self.problem, budget, frozen(self.state), e.peak_bytes, e.cost, max(bound, 0),
-                         "optimal" if e.cost == bound else "feasible", effort)  # fmt: skip
+    def plan(self, budget: int, bound: int, effort: str, found: tuple[int, I64, int] | None = None) -> RematPlan:
+        """Return the plan as it is, or the one `found`."""
+        cost, state, peak = found or (self.e.cost, self.state, self.e.peak_bytes)
+        return RematPlan(self.problem, budget, frozen(state), peak, cost, max(bound, 0),
+                         "optimal" if cost == bound else "feasible", effort)  # fmt: skip
 
 
 def plan_remat(
@@ -936,36 +952,42 @@ def remat_frontier(
             _refuse(problem, asked[-1] if asked else 0, least, search.bounds.least_bytes, False)
         asked = [b for b in asked if b >= least]
     bound = search.bounds(asked)
-    states: list[I64] = [lowest] * len(asked)
-    costs = [e.cost] * len(asked)
-    state = search.keep
+    found: list[tuple[int, I64, int]] = [(e.cost, lowest, e.peak_bytes)] * len(asked)  # cost, states, peak
+
+    def better(k: int) -> None:
+        if e.cost < found[k][0]:
+            found[k] = (e.cost, search.state, e.peak_bytes)
+
+    state, near = search.keep, True
     for k in reversed(range(len(asked))):
         if asked[k] >= search.keep_peak:
-            states[k], costs[k] = search.keep, search.keep_cost
+            found[k] = (search.keep_cost, search.keep, search.keep_peak)
             continue
         # the cheaper of the knapsack's plan and that of the next larger budget, repaired
-        if search.start(asked[k]):
-            costs[k], states[k] = min((costs[k], states[k]), (e.cost, search.state), key=lambda x: x[0])
-        if e.go(state) and search.repair(asked[k]):
-            costs[k], states[k] = min((costs[k], states[k]), (e.cost, search.state), key=lambda x: x[0])
-        if costs[k] > bound[k]:
-            e.go(states[k])
-            search.descend(asked[k], how.descent)
-            costs[k], states[k] = e.cost, search.state
-        if (how.anneal or how.kicks) and costs[k] > bound[k] and not search.late:
-            e.go(states[k])
+        if near:
+            near = search.start(asked[k], far=(search.keep_peak - asked[k]) // 8 if search.quick else _ANY)
+            if near:
+                better(k)
+            near |= not search.quick
+        if e.go(state) and search.repair(asked[k], again=True):
+            better(k)
+        if found[k][0] > bound[k]:
+            if e.cost != found[k][0] or e.peak_bytes != found[k][2]:
+                e.go(found[k][1])
+            wide = found[k][0] - bound[k] > search.keep_cost // 20
+            search.descend(asked[k], 3 * how.descent if wide else how.descent)
+            better(k)
+        if (how.anneal or how.kicks) and found[k][0] > bound[k] and not search.late:
+            e.go(found[k][1])
             search.improve(asked[k], bound[k], how)
-            costs[k], states[k] = e.cost, search.state
-        state = states[k]
+            better(k)
+        state = found[k][1]
     for k in range(1, len(asked)):
-        if costs[k - 1] <= costs[k]:
-            e.go(states[k - 1])
+        if found[k - 1][0] <= found[k][0]:
+            e.go(found[k - 1][1])
             search.descend(asked[k], how.descent)
-            costs[k], states[k] = e.cost, search.state
-    plans = []
-    for k, b in enumerate(asked):
-        e.go(states[k])
-        plans.append(search.plan(b, bound[k], effort))
+            found[k] = (e.cost, search.state, e.peak_bytes)
+    plans = [search.plan(b, low, effort, x) for b, low, x in zip(asked, bound, found, strict=True)]
     return Frontier(problem, tuple(plans), least, search.bounds.least_bytes, search.keep_peak)
 
 
@@ -999,7 +1021,8 @@ class RematPlan(Columns):
         Bytes that were allowed.
     states : (n_gaps,) int64
         For each value and each gap between two of its uses: 0 held, 1 dropped and held again once recomputed, 2 made
-        again in each step that needs it, 3 held until recomputation reads it, then as 1. See :attr:`gaps`.
+        again in each step that needs it, 3 held until recomputation reads it, then as 1, 4 made again where it is
+        first needed and held from where it is needed next. See :attr:`gaps`.
     peak_bytes : int
         Most bytes alive at once, fixed ones included.
     cost : int
