@@ -344,8 +344,10 @@ def test_what_pytorch_cannot_run_again_is_refused(net, why):
         wrapped(torch.randn(2, 3, 16, 16)).sum().backward()
 
 
-def step_of(net):
-    plan = plan_training(from_torch(net, (2, 3, 16, 16), train=True), batch=2, device="cpu", host_scalars=True)
+def step_of(net, **options):
+    plan = plan_training(
+        from_torch(net, (2, 3, 16, 16), train=True), batch=2, device="cpu", host_scalars=True, **options
+    )
     cost = np.ones(plan.tape.n_records, np.int64)
     return step_graph(plan, cost, cost)
 
@@ -373,6 +375,26 @@ def test_modules_that_run_more_than_once_are_left_out():
     for module in ("block", "pool"):
         with pytest.raises(RematError, match="runs more than once, or not in one go"):
             simulate_wraps(step, [Region(module)])
+
+
+class Tied(nn.Module):
+    """Two blocks that share a weight, which autocast casts once in forward, and again where a block runs again."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), Head(8)
+        self.first = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh())
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh())
+        self.second[0].weight = self.first[0].weight
+
+    def forward(self, x):
+        return self.head(self.second(self.first(self.stem(x))))
+
+
+def test_shared_weights_are_left_out_where_autocast_casts_them():
+    assert simulate_wraps(step_of(Tied()), [Region("second")]).regions
+    with pytest.raises(RematError, match="'second' cannot be wrapped: it shares weights that autocast casts"):
+        simulate_wraps(step_of(Tied(), precision="autocast_bfloat16"), [Region("second")])
 
 
 class Lists(nn.Module):

@@ -171,6 +171,28 @@ def test_recomputation_ends_before_an_op_that_packs_only_what_it_reads():
     assert plan.cost - plan.plain_cost == 1  # the convolution does not run again
 
 
+def test_ops_of_several_records_pack_where_pytorch_does():
+    g = Graph("g")
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="stem")
+    with g.scope("first"):
+        x = g.local_response_norm(g.tanh(x, name="act"), 3, name="norm")
+    with g.scope("second"):
+        y = g.sigmoid(x, name="act")
+        x = g.addcmul(x, y, g.tanh(x, name="other"), name="sum")
+    with g.scope("third"):
+        x = g.instance_norm2d(g.scale(x, factor=2.0, offset=1.0, name="scale"), affine=True, name="norm")
+    g.output(g.linear(g.flatten(x, 1), 10, name="fc"))
+    step = step_of(g, host_scalars=True)
+    n = step.plan.tape.n_records
+    blocks = ["first", "first.norm", "second", "third"]
+    for chosen in itertools.chain.from_iterable(itertools.combinations(blocks, k) for k in (1, 2, 3)):
+        if {"first", "first.norm"} <= set(chosen):
+            continue
+        plan = simulate_wraps(step, [Region(m) for m in chosen])
+        forward, backward = wrap_truth.simulate(step.plan, [(m, (), False) for m in chosen])
+        assert (plan.timeline[:n].max(), plan.timeline[n:-1].max()) == (max(forward), max(backward))
+
+
 def test_a_blocks_output_is_no_longer_held_twice_by_the_block_and_what_reads_it():
     step = step_of(net(["plain", "plain"], seed=3), batch=4)
     one = simulate_wraps(step, [Region("block0")])
@@ -314,6 +336,32 @@ def test_errors_name_what_is_allowed():
             plan_wraps(step, budget)
 
 
+def test_a_module_that_is_called_again_right_away_is_left_out():
+    g = Graph("g")
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="stem")
+    for call in ("block", "block@1"):
+        with g.scope(call):
+            x = g.tanh(g.batch_norm2d(x, name="norm"), name="act")
+    g.output(g.linear(g.flatten(x, 1), 10, name="fc"))
+    step = step_of(g)
+    assert not [
+        s.module for s in wraps._Model(step, None, False).spans if s.module.startswith("block") and "." not in s.module
+    ]
+    with pytest.raises(RematError, match="'block' cannot be wrapped: it runs more than once"):
+        simulate_wraps(step, [Region("block")])
+
+
+def test_what_reads_an_input_that_is_overwritten_is_left_out():
+    g = Graph("g")
+    x = g.input((1, 3, 8, 8))
+    with g.scope("block"):
+        y = g.tanh(g.conv2d(x, 3, 1, name="conv"), name="act")
+    x = g.sigmoid(x, inplace=True, name="over")
+    g.output(g.linear(g.flatten(g.add(x, y, name="sum"), 1), 10, name="fc"))
+    with pytest.raises(RematError, match="'block' cannot be wrapped: it reads an input of the network"):
+        simulate_wraps(step_of(g), [Region("block")])
+
+
 def test_a_result_that_is_overwritten_is_not_saved():
     g = Graph("g")
     x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="stem")
@@ -369,6 +417,25 @@ def test_a_plan_goes_through_json_and_says_what_it_is():
     del data["regions"]
     with pytest.raises(RematError, match="lacks 'regions'"):
         WrapPlan.from_dict(data)
+
+
+def test_a_plan_without_a_budget_fits():
+    plan = simulate_wraps(step_of(net(["plain"])), [Region("block0")])
+    assert plan.fits
+    assert plan.budget is None
+    assert "budget" not in str(plan)
+    assert WrapPlan.from_dict(plan.to_dict()).budget is None
+
+
+def test_a_search_that_is_cut_short_still_keeps_its_promises(monkeypatch):
+    monkeypatch.setattr(wraps, "_TRIES", 3)
+    monkeypatch.setattr(wraps, "_MOST_LABELS", 4)
+    step = step_of(zoo.load("mobilenet_v2"), 4)
+    frontier = wrap_frontier(step, kind="policy")
+    assert (np.diff(frontier.costs) < 0).all()
+    budget = (frontier.least_bytes + frontier.keep_bytes) // 2
+    plan = frontier.plan(budget)
+    assert simulate_wraps(step, plan.regions).peak_bytes == plan.peak_bytes <= budget
 
 
 def test_a_frontier_says_what_it_is():

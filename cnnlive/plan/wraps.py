@@ -443,15 +443,11 @@ class _Model:
                     packed.setdefault(s, p)
                 elif s in alive:
                     alive.remove(s)  # until recomputation ends
-            if p == span.last:
-                break
-            for s in self.rows["drop"][p]:
+            for s in self.rows["drop"][p] if p < span.last else ():
                 if s in alive and s not in packed:
                     alive.remove(s)
-                    if s not in keeps:
-                        now -= size[s]
-                    elif self.python[s] < self.n_instants:
-                        now -= size[s]
+                    now -= size[s]
+                    if s in keeps:
                         until[s] = trigger + 1
         for s in keeps:
             if s in packed:
@@ -624,9 +620,7 @@ class _Search:
                 high = middle
                 self.measure(found)
         for k in range(_LADDER):
-            found = self.along(high + (most - high) * k // _LADDER)
-            if found is not None:
-                self.measure(found)
+            self.measure(self.along(high + (most - high) * k // _LADDER) or ())
         self.improve()
 
     def useful(self) -> None:
@@ -726,9 +720,7 @@ class _Search:
             choice = fresh[int(rng.integers(len(fresh)))]
             done.add(choice.options)
             tries -= 1
-            now = [index[key] for key in choice.options if key in index]
-            if len(now) < len(choice.options):
-                continue
+            now = [index[key] for key in choice.options]
             alive = model.alive([model.option(*key) for key in choice.options])
             peaks = (alive + change).max(axis=1)
             costs = choice.cost + price
