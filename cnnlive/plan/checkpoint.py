@@ -553,11 +553,11 @@ def _read_plan(step: StepGraph, data: Mapping[str, Any]) -> RematPlan:
     start = e.model.start
     fixed = np.ones(len(start), bool)
     fixed[e.model.free] = False
-    if given.shape != start.shape or given.dtype.kind != "i" or (given < 0).any() or (given > 3).any() or (
+    if given.shape != start.shape or given.dtype.kind != "i" or (given < 0).any() or (given > 4).any() or (
         given[fixed] != start[fixed]
     ).any():  # fmt: skip
         raise RematError(f"the plan's states are not those of {step.plan.name or 'this net'}: {given.size} of "
-                         f"{len(start)}; allowed: 0 to 3 for each gap, 0 where nothing may be dropped")  # fmt: skip
+                         f"{len(start)}; allowed: 0 to 4 for each gap, 0 where nothing may be dropped")  # fmt: skip
     states = column(given)
     e.reset(states)
     proven = min(int(data["lower_bound"]), e.cost)
