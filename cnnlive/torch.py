@@ -14,6 +14,7 @@ import importlib
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -256,6 +257,8 @@ class _Kind:
     """What the schema of an op says: whether it only looks at bytes that are there, and which arguments it writes."""
 
     view: bool
+    write: bool
+    alone: bool  # it writes its first argument and nothing else
     positions: tuple[int, ...]
     names: tuple[str, ...]
     by_name: tuple[tuple[int, str], ...]  # positional arguments that may be given by name
@@ -280,7 +283,8 @@ def _kind(func: Any) -> _Kind:
     view = bool(infos) and all(i is not None and not i.is_write for i in infos)
     n = sum(not a.kwarg_only for a in schema.arguments)
     return _Kind(
-        view, tuple(i for i, a in written if i < n), tuple(a.name for i, a in written if i >= n),
+        view, bool(written), [i for i, _ in written] == [0] and all(i is not None for i in infos),
+        tuple(i for i, a in written if i < n), tuple(a.name for i, a in written if i >= n),
         tuple((i, a.name) for i, a in written if i < n), _torch().Tag.nondeterministic_seeded in func.tags,
     )  # fmt: skip
 
@@ -432,11 +436,15 @@ class _Run:
         if kind.view:
             return func(*args, **kwargs)
         known = self.known
+        if kind.alone and args[0].untyped_storage()._cdata not in known:
+            return func(*args, **kwargs)  # a counter, a statistic
         given: set[int] = set()
         plain = [self.hold(a, given) for a in args]
         named = {name: self.hold(a, given) for name, a in kwargs.items()}
-        entries = [known.get(t.untyped_storage()._cdata) for t in kind.writes(args, kwargs)]
-        written = {e[1] for e in entries if e is not None}
+        written: set[int] = set()
+        if kind.write:
+            entries = [known.get(t.untyped_storage()._cdata) for t in kind.writes(args, kwargs)]
+            written = {e[1] for e in entries if e is not None}
         draws = kind.draws and not self.program.draws.isdisjoint((self.at, self.last))
         state = _random_state(args, kwargs) if draws else None
         out = func(*args, **kwargs)
@@ -532,14 +540,13 @@ class _Run:
             raise RematError(f"what {self.program.labels[self.program.maker[token.value]]} made is needed by backward "
                              "and was overwritten by an op in place; allowed: a copy")  # fmt: skip
         if token.storage is None:
-            self.settle_all(-1, -1)
-            with self.quiet():
-                self.reach(token.record)
-                if token.storage is None:  # backward runs in an order that the plan does not know, or once more
-                    there = set(self.table)
+            self.reach(token.record)
+            if token.storage is None:  # backward runs in an order that the plan does not know, or once more
+                there = set(self.table)
+                with self.quiet():
                     self.ensure([token.value])
-                    token.storage = self.at_value(token.value)
-                    self.forget(there)
+                token.storage = self.at_value(token.value)
+                self.forget(there)
         return _seen(token.storage, token.dtype, token.size, token.stride, token.offset)
 
     # -------------------------------------------------------------- backward
@@ -574,11 +581,13 @@ class _Run:
         self.act(step.behind)
 
     def act(self, actions: Sequence[Action]) -> None:
-        for kind, x in actions:
-            if kind == "free":
-                self.drop(x)
-            elif x in self.calls:  # a loss that was computed outside keeps what it needs
-                self.make(x)
+        """Run records again and let go of values."""
+        with self.quiet() if any(kind == "run" for kind, _ in actions) else nullcontext():
+            for kind, x in actions:
+                if kind == "free":
+                    self.drop(x)
+                elif x in self.calls:  # a loss that was computed outside keeps what it needs
+                    self.make(x)
 
     def at_value(self, v: int) -> Any:
         """Return the storage of a value.
@@ -758,6 +767,10 @@ def _recording() -> Any:
     modes: Any = importlib.import_module("torch.utils._python_dispatch").TorchDispatchMode
 
     class Recording(modes):  # type: ignore[misc, unused-ignore]
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # spares a wrapper around each op; nothing here is compiled
+
         def __init__(self, run: _Run) -> None:
             super().__init__()
             self.run = run
@@ -997,7 +1010,8 @@ class _First(_Forward):
             if wrap.before is not None:
                 wrap.part.__dict__["forward"] = wrap.before
         try:
-            net = lower(from_torch(self.part, example_inputs=given, train=None))
+            with ThreadPoolExecutor(1) as other:  # no mode, hook or context of the caller's is there
+                net = lower(other.submit(from_torch, self.part, example_inputs=given, train=None).result())
         finally:
             for wrap in mine:
                 wrap.part.__dict__["forward"] = wrap
@@ -1201,7 +1215,8 @@ def apply(plan: CheckpointPlan | WrapPlan, module: Any) -> Any:
 
     Notes
     -----
-    A checkpoint plan costs some 20 microseconds of Python per op of forward. Gradient accumulation, autocast, several
+    A checkpoint plan costs some 50 microseconds of Python per op of forward, of which a GPU that is busy notices
+    nothing. Gradient accumulation, autocast, several
     losses and ``retain_graph`` work as without a plan; a second backward keeps what the first one has recomputed.
     Losses that PyTorch computes outside of the module are never recomputed; a loss that is part of the plan's graph
     runs inside ``with applied(module):``. A backward that goes another way than the plan's (part of the graph, another
