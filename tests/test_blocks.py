@@ -226,6 +226,24 @@ def test_a_chains_plans_cost_and_hold_what_the_chain_says():
     assert several > 30
 
 
+def test_what_is_dropped_twice_costs_what_the_nested_chain_says():
+    deep = same = 0
+    for seed in range(40):
+        problem = chain_problem(random.Random(seed), 9)
+        work = module._works(problem)[0]
+        frontier = chain_frontier(work.blocks.chain, slots=None, nested=True)
+        for i in range(len(frontier)):
+            layout = module._layout(work.blocks.n, frontier[i].nodes.tolist())
+            assert work.e.reset(work.states(layout))
+            more = work.e.cost - problem.plain_cost - frontier[i].overhead
+            # what is dropped three times is made again in each step that needs it, unless it is the last to be
+            assert more == 0 if layout.level.max() <= 2 else more >= 0
+            if layout.level.max() == 2:
+                deep, same = deep + 1, same + (work.e.peak_bytes == frontier[i].peak_bytes)
+    assert deep > 40
+    assert same > 0.7 * deep
+
+
 def test_a_chains_plan_is_the_best_of_all_choices_of_what_to_drop_once():
     for seed in range(12):
         problem = chain_problem(random.Random(seed), 7)

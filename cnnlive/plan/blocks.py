@@ -22,6 +22,7 @@ Method: TypeAlias = Literal["chain", "nested", "checkpoint_sequential", "chen_sq
 _SHARES: Final = (0.15, 0.3, 0.5, 0.7, 0.85, 0.95)  # of the bytes inside all blocks, what options drop
 _LONG: Final = 24  # forward nodes of a block that is cut elsewhere too
 _NESTED_STAGES: Final = 128  # of a chain that is planned with nested recomputation
+_STATES: Final = np.array([0, 1, 4, 2])  # of what is dropped as often: kept, held once, or the second time, or never
 _ANY: Final = 2**62
 _WORK: Final = 120_000  # plans of the chain that are evaluated on the graph, times its nodes
 
@@ -319,12 +320,12 @@ class _Work:
             level[k] = layout.border[a + 1 : b + 1].min()
         option = layout.option[made]
         dropped = ~crosses & (self.dropped[at] > 0) & (self.dropped[at] <= option)
-        state = np.minimum(level + dropped, 2)
         # what backward does not read is held only to go on from it
         inside = ~crosses & ~self.used
-        state[inside] = np.clip(level[inside] + (option[inside] > 0), 1, 2)
+        times = level + np.where(inside, option > 0, dropped)
+        times[inside] = np.maximum(times[inside], 1)
         found = self.keep.copy()
-        found[self.gap] = state
+        found[self.gap] = np.take(_STATES, times, mode="clip")
         return found
 
     def _chains(self, n: int, block: I64, lives: _Lives) -> list[Chain]:
@@ -509,8 +510,8 @@ def plan_blocks(problem: RematProblem, budget: int, *, method: Method = "chain",
     -----
     A frontier of the chain, see :func:`collapse`, whose plans become states of gaps: what a kept block holds inside is
     held, or dropped by the block's option; a dropped block's values are recomputed where its backward first needs one
-    of them, and held from there; inside what is dropped twice they are made again in each step that needs them, which
-    costs more than the chain says. O(n_plans) evaluations of the whole schedule.
+    of them, and held from there; those dropped twice from the second need on; what is dropped more often is made again
+    in each step that needs it, which costs more than the chain says. O(n_plans) evaluations of the whole schedule.
 
     Examples
     --------
