@@ -124,11 +124,7 @@ def _program(step: StepGraph, schedule: Sequence[tuple[str, int]]) -> _Program:
     labels = tuple(f"{'loss' if op < 0 else net.op_names[op]} ({name})" for op, name in tape.records)
     record, phase, store = step.record.tolist(), step.phase.tolist(), step.store.tolist()
     out_ptr, in_ptr, in_idx = problem.out_ptr.tolist(), problem.in_ptr.tolist(), problem.in_idx.tolist()
-    share, over = problem.share.tolist(), problem.overwrites.tolist()
-    root = list(range(len(store)))
-    for v, base in enumerate(share):
-        if base >= 0 and not over[v]:
-            root[v] = root[base]
+    share = problem.share.tolist()  # in a step graph only ops in place share bytes: views are no values
     numbers = _numbers(step)
     alloc_ptr, alloc_idx = tape.alloc_ptr.tolist(), tape.alloc_idx.tolist()
     nbytes = step.plan._run.nbytes.tolist()
@@ -143,12 +139,10 @@ def _program(step: StepGraph, schedule: Sequence[tuple[str, int]]) -> _Program:
         if p < 0 or phase[i] != 0:
             continue
         for v in range(out_ptr[i], out_ptr[i + 1]):
-            if root[v] != v:
-                continue
             made[p][store[v]] = v
             maker[v] = p
-            if over[v]:
-                changed[p] = (root[share[v]], v)
+            if share[v] >= 0:
+                changed[p] = (share[v], v)
     seen = [bool(row) or s >= 0 for row, s in zip(allocs, overwritten, strict=True)]
     frees: list[list[int]] = [[] for _ in range(n)]
     steps: list[tuple[int, list[Action], list[int], list[Action]]] = []
@@ -177,7 +171,7 @@ def _program(step: StepGraph, schedule: Sequence[tuple[str, int]]) -> _Program:
                 waiting.append(("run", p))
             continue
         forward = False
-        needs = [root[v] for v in in_idx[in_ptr[x] : in_ptr[x + 1]] if store[v] >= 0] if phase[x] == 1 else []
+        needs = [v for v in in_idx[in_ptr[x] : in_ptr[x + 1]] if store[v] >= 0] if phase[x] == 1 else []
         if steps:
             # What is freed before anything runs again belongs to the node before.
             k = next((k for k, (what, _) in enumerate(waiting) if what == "run"), len(waiting))

@@ -170,7 +170,25 @@ def test_autocast_is_planned_and_run():
 
     ct.apply(plan, net)
     assert same(trained(Cast(net), criterion=criterion), trained(Cast(plain), criterion=criterion))
-    assert sum(ct.applied(net).recomputed.values()) > 0
+    assert ct.applied(net).recomputed == plan.remat.recomputed
+    # what runs again under autocast of the caller's is cast no second time
+    x, y = batches(1)[0]
+    for one in (plain, net):
+        loss = criterion(Cast(one)(x), y)
+        with torch.autocast("cpu", torch.float16):
+            loss.backward()
+    assert same([p.grad for p in net.parameters()], [p.grad for p in plain.parameters()])
+
+
+@pytest.mark.parametrize("method", ["chain", "nested", "checkpoint_sequential", "chen_greedy"])
+def test_plans_of_other_methods_are_carried_out_as_well(method):
+    plain, net = build("resnet18"), build("resnet18")
+    plan = planned(net, 0.2, method=method)
+    ct.apply(plan, net)
+    x, y = batches(1)[0]
+    assert same(trained(net), trained(plain))
+    assert ct.applied(net).recomputed == plan.remat.recomputed
+    assert peak_of(net, x, lambda out: F.cross_entropy(out, y)) == plan.peak_bytes
 
 
 def test_a_smaller_batch_runs_by_the_same_schedule_and_a_larger_one_is_refused():
@@ -517,6 +535,56 @@ def test_a_policy_saves_products_that_are_no_modules():
         one = copy.deepcopy(net)
         ct.apply(plan, one)
         assert same(trained(one), trained(other))
+
+
+def test_a_policy_counts_what_runs():
+    net = build("resnet18")
+    plan = simulate_wraps(planned(net, 1.0).step, [Region("layer1.0", ("layer1.0.conv2",))])
+    ct.apply(plan, net)
+    x = torch.randn(SHAPE)
+    net(x=x)
+    extra = net.layer1[0].conv2.register_forward_hook(lambda m, _i, out: m.forward(out))
+    message = r"layer1.0: the graph has 2 convolutions and products there, and aten.convolution.default is one more;"
+    with pytest.raises(RematError, match=message):
+        net(x)
+    extra.remove()
+    net.layer1[0].conv1.forward = lambda x: x.clone()
+    with pytest.raises(RematError, match=r"layer1.0: the graph has 2 convolutions and products there, and 1 ran; all"):
+        net(x)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = training.conv_norm(3, 8, act=nn.ReLU()), training.Head(8)
+        self.forward = self.run  # as other libraries put a forward of theirs in place
+
+    def run(self, x, *, scale):
+        return self.head(self.body(x) * scale)
+
+
+def test_a_forward_put_in_place_by_others_is_kept_and_takes_keywords():
+    shape = (3, 3, 16, 16)
+    torch.manual_seed(0)
+    net = Scaled()
+    x, scale = torch.randn(shape), torch.rand(3, 1, 1, 1)
+    graph = lower(from_torch(net, example_inputs={"x": x, "scale": scale}, train=True))
+    with pytest.raises(BudgetError) as failed:
+        plan_checkpoints(graph, batch=3, budget=1, device="cpu")
+    plan = plan_checkpoints(graph, batch=3, budget=failed.value.minimum_bytes + 1000, device="cpu")
+    forward = net.__dict__["forward"]
+    found = []
+    for one in (None, plan, simulate_wraps(plan.step, [Region("body", ("body.0",))])):
+        if one is not None:
+            ct.apply(one, net)
+        net.zero_grad()
+        net(x, scale=scale).sum().backward()
+        found.append([p.grad for p in net.parameters()])
+        if one is not None:
+            ct.remove(net)
+        assert net.__dict__["forward"] == forward
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
 
 
 def test_a_policy_of_another_net_is_an_error():
