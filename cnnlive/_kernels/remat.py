@@ -851,7 +851,8 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
            flag: I64, journal: I64, free: I64, guess: I64, totals: I64) -> int:  # fmt: skip
     """Bring the peak within budget, each time by the change that costs least for what it takes off the worst step.
 
-    Where `part` is 0, holding less is tried first, in state 1, and all other changes only where that is not enough.
+    Where `part` is 0, holding less is tried first, in state 1, and all other changes only where that is not enough;
+    state 4 at the very last.
     What a change is worth is raised by up to `noise` percent, by chance. ``guess`` remembers what each change cost when
     it was last tried (-1: never; ``-2 - p``: it took nothing off step ``p``), and only those are tried again that may
     be worth most. Return the tries left; 0 means that no change helps.
@@ -865,7 +866,7 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
         best_gap = -1
         best_new = 0
         stage = part
-        while stage < 2 and best_gap < 0:
+        while stage < 3 and best_gap < 0:
             top = -1
             top_new = 0
             top_score = -1.0
@@ -883,11 +884,11 @@ def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64
                     continue
                 # what it can take off is hardly more than the value itself
                 most = min(nbytes[gap_value[g]], peak - budget) * (1.0 + noise / 100.0)
-                for new in range(1, 5):
+                for new in range(1, 4 if stage < 2 else 5):
                     # one way only, so that it ends: from holding much to holding nothing
                     if new == old or old == 2 or (new == 3 and old > 0) or (new == 1 and old == 4):
                         continue
-                    if stage == 0 and (old != 0 or new != 1):
+                    if (stage == 0 and (old != 0 or new != 1)) or (stage == 2 and new != 4):
                         continue
                     known = guess[5 * g + new]
                     if k < 0:

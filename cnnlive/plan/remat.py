@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -31,6 +31,7 @@ _MILD: Final = (1e-2, 1e-4, 0.5, 10.0)
 _TOWARDS: Final = (1e-2, 1e-4, 5.0, 50.0)
 
 Effort: TypeAlias = Literal["default", "best"]
+Progress: TypeAlias = Callable[[float, str], object]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -669,7 +670,7 @@ _EFFORTS: Final[Mapping[str, _Effort]] = {
 }
 _FRONTIER_EFFORTS: Final[Mapping[str, _Effort]] = {
     "default": _Effort(160, 0, 0, 0, 0),
-    "best": _Effort(8_000, 0, 2_000, 4_000, 30_000),
+    "best": _Effort(6_000, 1, 8_000, 4_000, 30_000),
 }
 
 
@@ -756,58 +757,103 @@ class _Search:
             return False
         return self.repair(budget, noise, tries)
 
+    def first(self, budget: int) -> bool:
+        """Make a first plan, or False: the better of the knapsack's and that of keeping all, repaired and improved."""
+        self.quick = True
+        best: tuple[int, I64] | None = None
+        for k in range(2):
+            if self.start(budget) if k else self.e.go(self.keep) and self.repair(budget):
+                self.descend(budget, 2_000)
+                if best is None or self.e.cost < best[0]:
+                    best = self.e.cost, self.state
+        self.quick = False
+        if best is None:
+            return self.start(budget) or (self.e.go(self.keep) and self.repair(budget))
+        return self.e.go(best[1])
+
     def least(self, effort: _Effort) -> tuple[int, I64]:
         """Find a plan with a low peak: the minimum feasible budget, as far as it is known."""
-        goal = self.bounds.least_bytes
-        self.e.go(self.keep)
-        self.repair(goal)
-        best, state = self.e.peak_bytes, self.state
-        if self.start(goal, tries=1_200 if self.quick else _ANY) or self.e.peak_bytes < best:
-            best, state = self.e.peak_bytes, self.state
-        self.e.go(state)
-        if best > goal and effort.least:
-            if self.anneal(goal, effort.least, _TOWARDS):
+        goal, quick = self.bounds.least_bytes, self.quick
+        best, state = _ANY, self.keep
+
+        def better() -> None:
+            nonlocal best, state
+            if self.e.peak_bytes < best:
                 best, state = self.e.peak_bytes, self.state
-            elif int(self.e.work["totals"][15]) + self.problem.fixed_bytes < best:
+
+        for self.quick in (True,) if quick else (True, False):
+            self.e.go(self.keep)
+            self.repair(goal)
+            better()
+            if best > goal and not self.late:
+                self.start(goal, tries=1_200 if quick else _ANY)
+                better()
+        self.quick = quick
+        for k in range(0 if quick else effort.starts):
+            if best > goal and not self.late:
+                self.quick = k % 2 == 0
+                self.start(goal, 100)
+                better()
+        self.quick = quick
+        self.e.go(state)
+        if best > goal and effort.least and not self.late:
+            if not self.anneal(goal, effort.least, _TOWARDS) and (
+                int(self.e.work["totals"][15]) + self.problem.fixed_bytes < best
+            ):
                 self.e.go(self.e.work["lowest"].copy())
                 self.repair(goal)
-                best, state = self.e.peak_bytes, self.state
+            better()
         self.e.go(state)
         return best, state
 
-    def improve(self, budget: int, bound: int, effort: _Effort) -> None:
+    def improve(self, budget: int, bound: int, effort: _Effort, tell: Progress | None = None) -> None:
         """Improve a plan within budget: descent, annealing from everything kept, then kicks from the best plan."""
         e = self.e
         self.descend(budget, effort.descent)
         best, state = e.cost, self.state
+        whole, plain = effort.starts * 20_000 + 3 * effort.anneal + effort.kicks, max(self.problem.plain_cost, 1)
+        done = 0
+
+        def said(what: str) -> None:
+            if tell is not None:
+                tell(min(done / max(whole, 1), 1.0), f"{what}, {100 * (best / plain - 1):.2f} %")
+
         for k in range(effort.starts):
             # other plans of the same kind: the knapsack's and the plain one in turn, repaired with some chance
             if best > bound and not self.late:
+                said("greedy plans")
                 ready = self.start(budget, 100) if k % 2 else e.go(self.keep) and self.repair(budget, 100)
                 if ready:
-                    self.descend(budget, 20_000)
+                    self.descend(budget, min(20_000, effort.descent))
                     if e.cost < best:
                         best, state = e.cost, self.state
-        # lending values makes more plans, and more of them poor: annealed with and without
+            done += 20_000
+        # late and lent values make more plans, and more of them poor: annealed with and without
         for schedule, kinds in ((_WARM, 3), (_MILD, 5), (_HOT, 3)) if effort.anneal else ():
             if best > bound and not self.late:
+                said("annealing")
                 e.go(self.keep)
                 if self.anneal(budget, effort.anneal, schedule, kinds):
                     self.descend(budget, effort.descent)
                     if e.cost < best:
                         best, state = e.cost, self.state
+            done += effort.anneal
         free = self.e.model.free
         tries = 0
         while tries < effort.kicks and best > bound and not self.late and len(free):
+            said("kicks")
             kicked = state.copy()
             centre = int(self.rng.integers(len(free)))
             for at in (centre + self.rng.integers(-15, 16, int(self.rng.integers(2, 9)))).tolist():
                 if 0 <= at < len(free):
                     kicked[free[at]] = 0 if kicked[free[at]] else 1
             tries += _KICK
+            done += _KICK
             if not e.go(kicked) or not self.anneal(budget, _KICK, _COLD) or e.cost > 1.01 * best:
                 continue
-            tries += self.descend(budget, effort.descent)
+            made = self.descend(budget, effort.descent)
+            tries += made
+            done += made
             if e.cost <= best:
                 best, state = e.cost, self.state
         e.go(state)
@@ -820,7 +866,14 @@ class _Search:
 
 
 def plan_remat(
-    problem: RematProblem, *, budget: int, effort: Effort = "default", seed: int = 0, time_limit: float | None = None
+    problem: RematProblem,
+    *,
+    budget: int,
+    effort: Effort = "default",
+    exact: bool = False,
+    seed: int = 0,
+    time_limit: float | None = None,
+    progress: Progress | None = None,
 ) -> RematPlan:
     """Find what to keep and what to recompute so that a step fits a budget, at the least cost.
 
@@ -835,10 +888,16 @@ def plan_remat(
         Bytes that may be alive at once, fixed ones included.
     effort : {"default", "best"}
         How long to search: about 0.3 s or 4 s for a graph of 400 nodes.
+    exact : bool
+        Whether OR-Tools then proves the plan the cheapest or finds a better one, as far as it can in `time_limit` or
+        60 seconds: :func:`cnnlive.plan.remat_exact.prove_remat`. For graphs of up to about 150 nodes.
     seed : int
         Equal arguments give equal plans, unless the time runs out.
     time_limit : float, optional
         Seconds. The best plan until then is returned.
+    progress : callable, optional
+        Called now and then with the share done (0 to 1) and what is going on. An interrupt from the keyboard, or what
+        this raises, ends the search within a fraction of a second and is passed on.
 
     Returns
     -------
@@ -849,6 +908,8 @@ def plan_remat(
     ------
     BudgetError
         If no plan was found. It names the least budget that a plan was found for, and the proven bound.
+    MissingExtraError
+        If `exact` is asked for and OR-Tools is not installed.
     RematError
         If an argument is outside what is allowed.
 
@@ -877,16 +938,30 @@ def plan_remat(
     if search.keep_peak <= budget:
         return search.plan(budget, search.keep_cost, effort)
     (bound,) = search.bounds([budget])
-    found = bound >= 0 and search.start(budget)
-    if not found and bound >= 0:
-        search.e.go(search.keep)
-        found = search.repair(budget) or search.anneal(budget, max(how.anneal, how.least), _WARM, 3)
-    if not found:
+    if bound < 0 or not (search.first(budget) or search.anneal(budget, max(how.anneal, how.least), _WARM, 3)):
         least, _ = search.least(how)
         if least > budget:
             _refuse(problem, budget, least, search.bounds.least_bytes, bound < 0)
-    search.improve(budget, bound, how)
-    return search.plan(budget, bound, effort)
+    search.improve(budget, bound, how, progress)
+    plan = search.plan(budget, bound, effort)
+    if exact and not plan.optimal and not search.late:
+        plan = _proven(plan, seed, 60.0 if search.end is None else search.end - time.monotonic(), progress)
+    if progress is not None:
+        progress(1.0, plan.status)
+    return plan
+
+
+def _proven(plan: RematPlan, seed: int, seconds: float, progress: Progress | None) -> RematPlan:
+    """Return the plan as CP-SAT proves or improves it."""
+    from cnnlive.plan.remat_exact import prove_remat  # noqa: PLC0415 - loaded where it is asked for
+
+    plain = max(plan.problem.plain_cost, 1)
+
+    def tell(cost: int, bound: int) -> None:
+        if progress is not None:
+            progress(0.99, f"proof, {100 * (cost / plain - 1):.2f} %, at least {100 * (bound / plain - 1):.2f} %")
+
+    return prove_remat(plan, time_limit=seconds, seed=seed, progress=tell)
 
 
 def remat_frontier(
@@ -897,6 +972,7 @@ def remat_frontier(
     effort: Effort = "default",
     seed: int = 0,
     time_limit: float | None = None,
+    progress: Progress | None = None,
 ) -> Frontier:
     """Plan for many budgets at once, from the least that a plan is found for to where nothing is recomputed.
 
@@ -909,7 +985,7 @@ def remat_frontier(
         Budgets instead. Those below the least feasible one are left out.
     effort : {"default", "best"}
         About 0.1 to 0.3 s or 5 s for 20 points of a graph of 400 nodes.
-    seed, time_limit
+    seed, time_limit, progress
         As for :func:`plan_remat`. When the time runs out, points get what the cheapest plan below them gives.
 
     Returns
@@ -940,9 +1016,11 @@ def remat_frontier(
     for b in budgets or ():
         _check(b, effort, time_limit)
     search = _Search(problem, seed, time_limit)
-    how = _FRONTIER_EFFORTS[effort]
+    how, quick = _FRONTIER_EFFORTS[effort], _FRONTIER_EFFORTS["default"]
     search.quick = effort == "default"
     e = search.e
+    if progress is not None:
+        progress(0.0, "least budget")
     least, lowest = search.least(how)
     if budgets is None:
         asked = sorted({least + (search.keep_peak - least) * k // (points - 1) for k in range(points)})
@@ -958,36 +1036,46 @@ def remat_frontier(
         if e.cost < found[k][0]:
             found[k] = (e.cost, search.state, e.peak_bytes)
 
-    state, near = search.keep, True
+    state, near, search.quick = search.keep, True, True
     for k in reversed(range(len(asked))):
         if asked[k] >= search.keep_peak:
             found[k] = (search.keep_cost, search.keep, search.keep_peak)
             continue
-        # the cheaper of the knapsack's plan and that of the next larger budget, repaired
+        # the cheaper of the knapsack's plan, where that is near the budget, and that of the next larger one, repaired
         if near:
-            near = search.start(asked[k], far=(search.keep_peak - asked[k]) // 8 if search.quick else _ANY)
+            near = search.start(asked[k], far=(search.keep_peak - asked[k]) // 8)
             if near:
                 better(k)
-            near |= not search.quick
         if e.go(state) and search.repair(asked[k], again=True):
             better(k)
         if found[k][0] > bound[k]:
             if e.cost != found[k][0] or e.peak_bytes != found[k][2]:
                 e.go(found[k][1])
             wide = found[k][0] - bound[k] > search.keep_cost // 20
-            search.descend(asked[k], 3 * how.descent if wide else how.descent)
-            better(k)
-        if (how.anneal or how.kicks) and found[k][0] > bound[k] and not search.late:
-            e.go(found[k][1])
-            search.improve(asked[k], bound[k], how)
+            search.descend(asked[k], 3 * quick.descent if wide else quick.descent)
             better(k)
         state = found[k][1]
+    search.quick = effort == "default"
+    for done, k in enumerate(reversed(range(len(asked)))):
+        if search.quick or found[k][0] <= bound[k] or search.late:
+            continue
+        if progress is not None:
+            progress(done / len(asked), f"budget {done + 1} of {len(asked)}")
+        if k + 1 < len(asked) and e.go(found[k + 1][1]) and search.repair(asked[k]):
+            search.descend(asked[k], how.descent)
+            better(k)
+        e.go(found[k][1])
+        search.improve(asked[k], bound[k], how)
+        better(k)
     for k in range(1, len(asked)):
-        if found[k - 1][0] <= found[k][0]:
+        if found[k - 1][0] <= found[k][0] or (not search.quick and found[k][0] > bound[k] and not search.late):
             e.go(found[k - 1][1])
             search.descend(asked[k], how.descent)
-            found[k] = (e.cost, search.state, e.peak_bytes)
+            better(k)
+            found[k] = min(found[k], found[k - 1], key=lambda x: x[0])
     plans = [search.plan(b, low, effort, x) for b, low, x in zip(asked, bound, found, strict=True)]
+    if progress is not None:
+        progress(1.0, f"{len(plans)} plans")
     return Frontier(problem, tuple(plans), least, search.bounds.least_bytes, search.keep_peak)
 
 
