@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -536,6 +536,8 @@ class _Search:
         self.seed = seed
         self.seen: dict[tuple[tuple[int, tuple[int, ...]], ...], _Choice] = {}
         self.best: list[_Choice] = []  # rising peaks, falling costs
+        self.peaks: list[int] = []
+        self.fresh: dict[tuple[tuple[int, tuple[int, ...]], ...], _Choice] = {}  # whose neighbours were not measured
         self.sets = [self.saved_sets(k) for k in range(len(model.spans))]
         self.measure(())
         if not self.exhaust():
@@ -571,15 +573,21 @@ class _Search:
 
     def add(self, choice: _Choice) -> None:
         """Keep a choice if none that is kept is at least as good."""
-        best = self.best
-        k = bisect_left(best, choice.peak, key=lambda c: c.peak)
-        if (k and best[k - 1].cost <= choice.cost) or (k < len(best) and best[k].peak == choice.peak
-                                                       and best[k].cost <= choice.cost):  # fmt: skip
+        if self.worse(choice.peak, choice.cost):
             return
-        end = k
+        best = self.best
+        k = end = bisect_left(self.peaks, choice.peak)
         while end < len(best) and best[end].cost >= choice.cost:
+            self.fresh.pop(best[end].options, None)
             end += 1
         best[k:end] = [choice]
+        self.peaks[k:end] = [choice.peak]
+        self.fresh[choice.options] = choice
+
+    def worse(self, peak: int, cost: int) -> bool:
+        """Whether a measured choice is at least as good."""
+        k = bisect_right(self.peaks, peak)
+        return k > 0 and self.best[k - 1].cost <= cost
 
     # -------------------------------------------------------------- few choices: all of them
 
@@ -645,7 +653,7 @@ class _Search:
                 self.moves[k].append((k, s))
         cuts = sorted({0, n, *(w[0].lo for w in worth), *(w[0].hi for w in worth)})
         place = {r: i for i, r in enumerate(cuts)}
-        self.n_cuts = len(cuts)
+        self.cuts = cuts
         self.into: list[list[tuple[int, int, int, int, Any]]] = [[] for _ in cuts]
         for a, b in pairwise(cuts):
             need = max(int(plain[a:b].max()), int(plain[model.at(b - 1, 0) : model.after(a, _HAND_ON)].max()))
@@ -663,7 +671,7 @@ class _Search:
         spared = [np.zeros(1, np.int64)]
         cost = [np.zeros(1, np.int64)]
         back: list[tuple[I64, I64, I64]] = [(np.zeros(1, np.int64),) * 3]
-        for place in range(1, self.n_cuts):
+        for place in range(1, len(self.cuts)):
             parts: list[tuple[I64, I64, I64, I64]] = []
             for e, (source, need, gain, price, _) in enumerate(self.into[place]):
                 ok = np.flatnonzero(spared[source] >= need - budget)
@@ -686,7 +694,7 @@ class _Search:
         if not len(cost[-1]):
             return None
         found = []
-        place, label_ = self.n_cuts - 1, int(np.argmin(cost[-1]))
+        place, label_ = len(self.cuts) - 1, int(np.argmin(cost[-1]))
         while place:
             e = int(back[place][1][label_])
             source, _, _, _, key = self.into[place][e]
@@ -704,31 +712,35 @@ class _Search:
         model = self.model
         spans = model.spans
         rng = np.random.default_rng(self.seed)
-        plain = model.alive(())
+        # the worst instant of each stretch, forward and backward, will do
+        begin = [*self.cuts[:-1], *(int(model.at(b - 1, 0)) for b in reversed(self.cuts[1:]))]
+
+        def worst(options: Iterable[tuple[int, tuple[int, ...]]]) -> I64:
+            found: I64 = np.maximum.reduceat(model.alive([model.option(*key) for key in options]), begin)
+            return found
+
+        plain = worst(())
         moves = [key for row in self.moves for key in row]
         index = {key: i for i, key in enumerate(moves)}
-        change = np.array([model.alive([model.option(*key)]) - plain for key in moves]).reshape(len(moves), len(plain))
+        change = np.array([worst([key]) - plain for key in moves]).reshape(len(moves), len(plain))
         price = np.array([model.option(*key).cost for key in moves], np.int64)
         first = np.array([spans[k].lo for k, _ in moves], np.int64)
         behind = np.array([spans[k].hi for k, _ in moves], np.int64)
-        done: set[Any] = set()
         tries = _TRIES
-        while tries > 0:
-            fresh = [c for c in self.best if c.options not in done]
-            if not fresh:
-                break
-            choice = fresh[int(rng.integers(len(fresh)))]
-            done.add(choice.options)
+        while tries > 0 and self.fresh:
+            choice = self.fresh.pop(list(self.fresh)[int(rng.integers(len(self.fresh)))])
             tries -= 1
             now = [index[key] for key in choice.options]
-            alive = model.alive([model.option(*key) for key in choice.options])
+            alive = worst(choice.options)
             peaks = (alive + change).max(axis=1)
             costs = choice.cost + price
             for i in now:  # what a region overlaps goes
                 over = np.flatnonzero((first < behind[i]) & (first[i] < behind))
                 peaks[over] = (alive - change[i] + change[over]).max(axis=1)
                 costs[over] -= price[i]
-            steps = [(p, c, i, -1) for i, (p, c) in enumerate(zip(peaks.tolist(), costs.tolist(), strict=True))]
+            rank = np.searchsorted(np.array(self.peaks), peaks, side="right") - 1
+            good = np.flatnonzero((rank < 0) | (np.array([c.cost for c in self.best])[rank] > costs))
+            steps = [(int(peaks[i]), int(costs[i]), i, -1) for i in good.tolist()]
             steps += [(int((alive - change[i]).max()), choice.cost - int(price[i]), -1, i) for i in now]
             for peak, cost, i, j in sorted(steps):
                 if not self.worse(peak, cost):
@@ -737,11 +749,6 @@ class _Search:
                     if key not in self.seen:
                         self.measure(key)
                         tries -= 1
-
-    def worse(self, peak: int, cost: int) -> bool:
-        """Whether a measured choice is at least as good."""
-        k = bisect_left(self.best, peak + 1, key=lambda c: c.peak)
-        return k > 0 and self.best[k - 1].cost <= cost
 
 
 # ---------------------------------------------------------------------------------------------- the questions
