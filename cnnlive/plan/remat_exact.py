@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from cnnlive._kernels import remat as _k
 from cnnlive._types import I64, frozen
 from cnnlive.errors import MissingExtraError, RematError
 from cnnlive.plan.remat import RematPlan, RematProblem, _Model, _Search
@@ -25,6 +26,7 @@ _TERMS: Final = 4_000_000  # of the rows of what is alive while nodes run again;
 _DECISIONS: Final = 1_000_000
 _TRIES: Final = 20_000  # of the descent from each plan that the solver finds
 _PART: Final = 0.7  # of the time, for all schedules; the rest is for those that states express
+_LATE: Final = "4, late" in str(_k.__doc__)
 _TRUE: Final = True  # literals that are known
 _FALSE: Final = False
 _TICK: Final = 0.1  # seconds between two looks for an interruption
@@ -200,7 +202,7 @@ class _Program:
     is always so is `_TRUE`, and what never is, is not there.
 
     A value that is held is read before it is freed, and a node that runs again is one whose output is read or held:
-    schedules that do more cost and hold no less.
+    schedules that do more cost and hold no less. In the first steps, as long as all fits, all is held.
     """
 
     def __init__(self, problem: RematProblem, model: _Model, budget: int, narrow: bool) -> None:
@@ -227,6 +229,7 @@ class _Program:
         self.unit = _unit(charges, m.n)
         self.exact = not any(c % self.unit for c in charges)
         self.latest = self._latest()
+        self.roomy = self._roomy()
         self.p = _cp_model().CpModel()
         self.held: dict[tuple[int, int], Any] = {}
         self.again: dict[tuple[int, int], Any] = {}
@@ -249,13 +252,38 @@ class _Program:
                     latest[c] = max([latest[c], *ends[-1:], *(latest[r] for r in self.users[v])])
         return latest
 
+    def _last(self, v: int) -> int:
+        """Return the last step before which it may be of use to hold a value."""
+        last: int = self.owner[v]
+        for e in self.stop[self.gap_ptr[v] : self.gap_ptr[v + 1]]:
+            if e <= self.n:
+                last = max(last, min(e, self.n - 1))
+        return max([last, *(self.latest[r] for r in self.users[v])])
+
+    def _roomy(self) -> int:
+        """Return the number of steps, from the first on, in which everything that is of use can be held."""
+        change = [0] * (self.n + 1)
+        for v, b in enumerate(self.nbytes):
+            change[self.owner[v]] += b if self.takes[v] < 0 else 0
+            change[(self.taker[v] if v in self.taker else self._last(v)) + 1] -= b
+        for w, u in enumerate(self.takes):
+            if u >= 0:
+                # it has its bytes from the one it takes the place of, which gives them up after this step
+                change[self.owner[w] + 1] += self.nbytes[w]
+        live = 0
+        for p in range(self.n):
+            live += change[p]
+            if live + self.scratch[p] > self.room:
+                return p
+        return self.n
+
     def _decisions(self) -> None:
         n = self.n
         count = sum(max(last - c, 0) for c, last in enumerate(self.latest))
         if 2 * count > _DECISIONS:
             raise RematError(f"an exact plan of {n:,} nodes has about {2 * count:,} decisions; allowed: {_DECISIONS:,}")
         for c in range(n):
-            for p in range(c + 1, self.latest[c] + 1):
+            for p in range(max(c + 1, self.roomy), self.latest[c] + 1):
                 self.again[c, p] = self.p.new_bool_var("")
         until = self.model.kept_until.tolist()
         for v, o in enumerate(self.owner):
@@ -264,16 +292,18 @@ class _Program:
                 a, b = self.begin[g], self.stop[g]
                 if b <= n:
                     closed = not self.may[o] or not self.nbytes[v] or b == n or b <= until[v]
-                    closed |= self.narrow and b == a + 1
+                    closed |= self.narrow and (b == a + 1 or b < self.roomy)
                     for p in range(a + 1, min(b, n - 1) + 1):
-                        self.held[v, p] = _TRUE if closed else self.p.new_bool_var("")
+                        known = closed or (p < self.roomy and not self.narrow)
+                        self.held[v, p] = _TRUE if known else self.p.new_bool_var("")
                 elif v in self.taker:
                     # what was overwritten, made a second time
                     for p in range(a + 2, last + 1) if self.may[o] and not self.narrow else ():
                         self.held[v, p] = self.p.new_bool_var("")
                 elif self.nbytes[v]:
                     for p in range(a + 1, last + 1):
-                        self.held[v, p] = self.p.new_bool_var("")
+                        known = p < self.roomy and not self.narrow
+                        self.held[v, p] = _TRUE if known else self.p.new_bool_var("")
                 else:
                     for p in range(a + 1, n):
                         self.held[v, p] = _TRUE
@@ -413,6 +443,7 @@ class _Program:
         open_ = b > self.n
         steps = range(a + 1, (max((self.latest[r] for r in self.users[v]), default=a) if open_ else b - 1) + 1)
         never = self.p.new_bool_var("")  # state 2
+        late = self.p.new_bool_var("") if _LATE else _FALSE  # state 4 is allowed
         for p in (*steps, *([] if open_ else [b])):
             self._clause(_not(never), _not(self._is_held(v, p)))
         later: dict[int, Any] = {}  # whether it is wanted after a step, where no step ends the gap
@@ -428,8 +459,9 @@ class _Program:
             more = later.get(p, _TRUE)
             wanted = self._wanted(v, p)
             for w in wanted:
-                # made again and held from there, unless no one wants it any more
-                self._clause(x, then, _not(w), never, _not(more))
+                # made again and held from there, or from when it is wanted next, unless no one wants it any more
+                self._clause(x, then, _not(w), never, _not(more), late)
+                self._clause(x, then, _not(w), never, _not(more), _not(before))
             self._clause(x, _not(then), *wanted)
             # freed after it was wanted for the first time, or the last
             self._clause(_not(x), then, _not(more), _not(before))
@@ -532,7 +564,9 @@ class _Program:
                 more = b < self.n or any((v, p) in wanted for p in range(a + 1 + end, self.n))
                 state[g] = 3 if end < len(there) and more else 0
             else:
-                state[g] = 1 if any(there) else 2
+                first = next((p for p in range(a + 1, min(b, self.n - 1) + 1) if (v, p) in wanted), b)
+                late = _LATE and first < b and (v, first + 1) not in held
+                state[g] = (4 if late else 1) if any(there) else 2
         return state
 
 
