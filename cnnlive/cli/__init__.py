@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cnnlive.cli._checkpoint import checkpoint, frontier
 from cnnlive.cli._group import main
 from cnnlive.cli._inference import inference, ops
 from cnnlive.cli._layout import arena, compare, order
@@ -16,6 +17,8 @@ for _command in (
     inference,
     training,
     fit,
+    checkpoint,
+    frontier,
     order,
     arena,
     compare,

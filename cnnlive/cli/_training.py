@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cnnlive.plan.allocator import CudaAllocator
     from cnnlive.plan.batchsize import Fit
 
-__all__ = ["fit", "training"]
+__all__ = ["as_trained", "fit", "training", "training_arguments"]
 
 _TRAINING_EXAMPLES: Final = """\b
 Examples:
@@ -42,12 +42,17 @@ _FIT_EXAMPLES: Final = """\b
 Examples:
   cnnlive fit resnet50 --budget 24GiB --optimizer sgd --momentum 0.9 --allocator --context 1.8GiB
   cnnlive fit vgg16 --budget 16GiB --batch 64 --check && python train.py
+  cnnlive fit resnet50 --budget 24GiB --optimizer adam --checkpoints
   cnnlive fit mobilenet_v2 --budget 64MiB --inference --dtype float16"""
+_CHECKPOINTS_HELP: Final = (
+    "Also the largest batches with recomputation that costs up to 10, 20 and 30 % of a step (see `cnnlive checkpoint`)."
+)
+_OVERHEADS: Final = (0.1, 0.2, 0.3)
 # Arguments of read_optimizer itself, which no option of an optimizer may replace.
 _NO_OPTIONS: Final = ("optimizer", "device", "implementation")
 
 
-def _training_arguments(
+def training_arguments(
     *, optimizer: str, momentum: float | None, weight_decay: float | None, nesterov: bool, amsgrad: bool,
     optimizer_options: Sequence[str], implementation: str | None, device: str, frozen_layers: Sequence[str],
     allocator: bool, cuda_conf: str | None, **others: Any,
@@ -105,9 +110,9 @@ def training(
     from cnnlive.plan.training import plan_training
     from cnnlive.units import parse_bytes
 
-    arguments = _training_arguments(**how)
+    arguments = training_arguments(**how)
     aside = parse_bytes(context), parse_bytes(workspace)
-    graph = load_net(net, _as_trained(net, train), settings, input_shapes)
+    graph = load_net(net, as_trained(net, train), settings, input_shapes)
     plan = plan_training(graph, batch=batch, **arguments)
     from cnnlive.report.reasons import training_reasons, training_rules
 
@@ -156,7 +161,7 @@ def training(
         show(console, training_timeline_table(plan, ascii_only=plain))
 
 
-def _as_trained(net: str, train: bool | None) -> bool | None:
+def as_trained(net: str, train: bool | None) -> bool | None:
     """Take a network as it trains where its source can tell, unless the options say otherwise."""
     return True if train is None and Path(net).suffix.lower() not in FILES else train
 
@@ -170,6 +175,7 @@ def _as_trained(net: str, train: bool | None) -> bool | None:
         click.option("--batch", type=int, help="Ask for this batch.  [default: find the largest]"),
         click.option("--multiple-of", type=int, default=1, show_default=True, help="Only batches that are multiples."),
         click.option("--inference", "infer", is_flag=True, help="Of an inference; the default is a training step."),
+        click.option("--checkpoints", is_flag=True, help=_CHECKPOINTS_HELP),
         click.option("--check", is_flag=True, help="Exit code 1 if it does not fit."),
         *set_aside,
         *training_options(),
@@ -179,8 +185,9 @@ def _as_trained(net: str, train: bool | None) -> bool | None:
 )
 @json_option
 def fit(
-    net: str, budget: str, batch: int | None, multiple_of: int, infer: bool, check: bool, context: str, workspace: str,
-    as_json: bool, train: bool | None, settings: Sequence[str], input_shapes: Sequence[str], **how: Any,
+    net: str, budget: str, batch: int | None, multiple_of: int, infer: bool, checkpoints: bool, check: bool,
+    context: str, workspace: str, as_json: bool, train: bool | None, settings: Sequence[str],
+    input_shapes: Sequence[str], **how: Any,
 ) -> None:  # fmt: skip
     """Whether a training step (or an inference) fits a budget, and the largest batch that does.
 
@@ -191,8 +198,10 @@ def fit(
     from cnnlive.plan.batchsize import fits, largest_batch
 
     arguments = _fit_arguments(infer, how)
+    if checkpoints:
+        _check_checkpoints(net, budget, batch, infer, arguments)
     arguments.update(mode="inference" if infer else "training", context_bytes=context, workspace_bytes=workspace)
-    graph = lower(load_net(net, train if infer else _as_trained(net, train), settings, input_shapes))
+    graph = lower(load_net(net, train if infer else as_trained(net, train), settings, input_shapes))
     largest = None
     if batch is not None:
         batches = [batch]
@@ -201,8 +210,22 @@ def fit(
         batches = [b for b in (largest, largest + multiple_of) if 0 < b <= 1 << 20]
     found = [fits(graph, device=budget, batch=b, **arguments) for b in batches]
     good = bool(found[0])
+    more = None
+    if checkpoints:
+        from cnnlive.cli._checkpoint import progress_bar
+
+        more = []
+        with progress_bar("largest batches", quiet=False) as progress:
+            for k, share in enumerate(_OVERHEADS):
+                if progress is not None:
+                    progress(k / len(_OVERHEADS), f"largest batch at {share:.0%} more time")
+                how_many = largest_batch(
+                    graph, budget=budget, multiple_of=multiple_of, at_most=1 << 20, checkpoints=True,
+                    max_overhead=share, **arguments,
+                )  # fmt: skip
+                more.append((share, how_many))
     if as_json:
-        print_json("fit", _fit_data(found, "inference" if infer else "training", largest))
+        print_json("fit", _fit_data(found, "inference" if infer else "training", largest, more))
     else:
         from cnnlive.report.text import open_console, show
         from cnnlive.report.training import fit_report
@@ -210,9 +233,26 @@ def fit(
         words = f"batch {batch} {'fits' if good else 'does not fit'}"
         if largest is not None:
             words = f"largest batch that fits: {largest}" if largest else f"not even batch {multiple_of} fits"
-        show(open_console(), fit_report(found, words), widen=False)
+        console = open_console()
+        show(console, fit_report(found, words), widen=False)
+        if more is not None:
+            from cnnlive.report.checkpoint import batches_table
+
+            click.echo()
+            show(console, batches_table(largest or 0, more), widen=False)
     if check and not good:
         click.get_current_context().exit(1)
+
+
+def _check_checkpoints(net: str, budget: str, batch: int | None, infer: bool, arguments: dict[str, Any]) -> None:
+    """Refuse what has no meaning with ``--checkpoints``."""
+    if infer:
+        raise AttributeValueError("--checkpoints is for a training step, and --inference was given")
+    if batch is not None:
+        words = f"cnnlive checkpoint {net} --batch {batch} --budget {budget}"
+        raise AttributeValueError(f"--checkpoints asks for the largest batch, and --batch was given; try: {words}")
+    if arguments["allocator"] is not None:
+        raise AttributeValueError("--checkpoints plans tensors, not what an allocator reserves; leave --allocator out")
 
 
 def _fit_arguments(infer: bool, how: dict[str, Any]) -> dict[str, Any]:
@@ -227,14 +267,16 @@ def _fit_arguments(infer: bool, how: dict[str, Any]) -> dict[str, Any]:
             raise AttributeValueError(f"{parameter.opts[-1]} is for {words}")
     mine = {name: value for name, value in how.items() if name not in other}
     if not infer:
-        arguments = _training_arguments(**mine)
+        arguments = training_arguments(**mine)
         arguments["flavour"] = arguments.pop("device")
         return arguments
     mine["dtype"] = read_dtype(mine["dtype"], mine.pop("dtypes"))
     return mine
 
 
-def _fit_data(found: Sequence[Fit], mode: str, largest: int | None) -> dict[str, Any]:
+def _fit_data(
+    found: Sequence[Fit], mode: str, largest: int | None, more: Sequence[tuple[float, int]] | None
+) -> dict[str, Any]:
     first = found[0]
     rows = []
     for answer in found:
@@ -246,4 +288,5 @@ def _fit_data(found: Sequence[Fit], mode: str, largest: int | None) -> dict[str,
         "network": first.plan.name, "mode": mode, "budget_bytes": first.budget_bytes,
         "context_bytes": first.context_bytes, "workspace_bytes": first.workspace_bytes, "largest_batch": largest,
         "fits": bool(first), "batches": rows,
+        "checkpoints": [{"max_overhead": s, "largest_batch": b} for s, b in more or ()],
     }  # fmt: skip
