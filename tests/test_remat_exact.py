@@ -110,7 +110,7 @@ def loose(plan, **change):
 def every(problem, model):
     """States, peak and cost of every choice of states."""
     e = remat._Evaluator(problem, model)
-    for choice in itertools.product(range(4 + remat_exact._LATE), repeat=len(model.free)):
+    for choice in itertools.product(range(5), repeat=len(model.free)):
         state = model.start.copy()
         state[model.free] = choice
         assert e.reset(state)

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from cnnlive._kernels import remat as _k
 from cnnlive._types import I64, frozen
 from cnnlive.errors import MissingExtraError, RematError
 from cnnlive.plan.remat import RematPlan, RematProblem, _Model, _Search
@@ -26,7 +25,6 @@ _TERMS: Final = 4_000_000  # of the rows of what is alive while nodes run again;
 _DECISIONS: Final = 1_000_000
 _TRIES: Final = 20_000  # of the descent from each plan that the solver finds
 _PART: Final = 0.7  # of the time, for all schedules; the rest is for those that states express
-_LATE: Final = "4, late" in str(_k.__doc__)
 _TRUE: Final = True  # literals that are known
 _FALSE: Final = False
 _TICK: Final = 0.1  # seconds between two looks for an interruption
@@ -258,7 +256,9 @@ class _Program:
         for e in self.stop[self.gap_ptr[v] : self.gap_ptr[v + 1]]:
             if e <= self.n:
                 last = max(last, min(e, self.n - 1))
-        return max([last, *(self.latest[r] for r in self.users[v])])
+        for r in self.users[v]:
+            last = max(last, self.latest[r])
+        return last
 
     def _roomy(self) -> int:
         """Return the number of steps, from the first on, in which everything that is of use can be held."""
@@ -443,7 +443,7 @@ class _Program:
         open_ = b > self.n
         steps = range(a + 1, (max((self.latest[r] for r in self.users[v]), default=a) if open_ else b - 1) + 1)
         never = self.p.new_bool_var("")  # state 2
-        late = self.p.new_bool_var("") if _LATE else _FALSE  # state 4 is allowed
+        late = self.p.new_bool_var("")  # state 4 is allowed
         for p in (*steps, *([] if open_ else [b])):
             self._clause(_not(never), _not(self._is_held(v, p)))
         later: dict[int, Any] = {}  # whether it is wanted after a step, where no step ends the gap
@@ -565,7 +565,7 @@ class _Program:
                 state[g] = 3 if end < len(there) and more else 0
             else:
                 first = next((p for p in range(a + 1, min(b, self.n - 1) + 1) if (v, p) in wanted), b)
-                late = _LATE and first < b and (v, first + 1) not in held
+                late = first < b and (v, first + 1) not in held
                 state[g] = (4 if late else 1) if any(there) else 2
         return state
 
