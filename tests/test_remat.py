@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cnnlive._kernels import remat as kernels
-from cnnlive.errors import BudgetError, RematError
+from cnnlive.errors import BudgetError, MissingExtraError, RematError
 from cnnlive.plan import remat
 from cnnlive.plan.remat import RematProblem, plan_remat, remat_frontier
 from cnnlive.verify_remat import check_remat, replay
@@ -595,6 +595,99 @@ def test_a_step_with_nothing_to_recompute(short):
     with pytest.raises(BudgetError):
         plan_remat(problem, budget=14, effort="best")
     assert plan_remat(problem, budget=15).optimal
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_resized_problem_is_what_a_new_one_would_be(seed):
+    rng = random.Random(seed)
+    problem = any_problem(rng, rng.randrange(3, 16))
+    n, n_values = problem.n, len(problem.nbytes)
+    remat._model(problem)
+    nbytes = [rng.choice([0, 0, 1, 5, 2**33]) for _ in range(n_values)]
+    scratch = [0 if (problem.share[problem.out_ptr[i] : problem.out_ptr[i + 1]] >= 0).all() else rng.randrange(9)
+               for i in range(n)]  # fmt: skip
+    again = problem.resized(
+        nbytes=nbytes, cost=[rng.randrange(9) for _ in range(n)], scratch=scratch, fixed_bytes=3, name="other"
+    )
+    new = RematProblem.from_dict(again.to_dict())
+    assert new.to_dict() == again.to_dict()
+    for a, b in zip(remat._model(again), remat._model(new), strict=True):
+        assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+    assert again.peak_bytes == new.peak_bytes
+    assert again._cache["structure"] is problem._cache["structure"]
+    assert problem.resized().to_dict() == problem.to_dict()
+    assert "structure" not in pickle.loads(pickle.dumps(again))._cache
+    check_evaluator(again, rng, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"nbytes": [1, 2]}, "nbytes has 2 entries; allowed: 3"),
+        ({"cost": [1.5] * 3}, "cost is 1-dimensional of float64"),
+        ({"cost": [1, 2]}, "cost has 2 entries; allowed: 3"),
+        ({"nbytes": [1, 3, -2]}, "nbytes of node 2 is -2"),
+        ({"scratch": [0, 1, 0]}, "node 1 has a view"),
+        ({"fixed_bytes": True}, "fixed_bytes is True"),
+    ],
+)
+def test_a_problem_is_resized_within_what_is_allowed(change, words):
+    problem = RematProblem.of([1, 1, 1], [4, 4, 4], [(0, 1), (1, 2)], 1, views={1: 0})
+    with pytest.raises(RematError, match=words):
+        problem.resized(**change)
+
+
+def test_what_a_frame_holds_is_not_dropped_before_its_reader_has_run(short):
+    # node 0's output is read at once and in backward; what lies between is dearer to hold than to make again
+    edges = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 5), (4, 5)]
+    cost, nbytes = [1] * 6, [50, 1, 90, 1, 1, 1]
+    free = RematProblem.of(cost, nbytes, edges, 3)
+    early, late = (RematProblem.of(cost, nbytes, edges, 3, held={0: i}) for i in (1, 5))
+    assert {p.peak_bytes for p in (free, early, late)} == {141}
+    for problem in (free, early):
+        assert plan_remat(problem, budget=91).recomputed == {"0": 1}
+    with pytest.raises(BudgetError) as error:
+        plan_remat(late, budget=91)
+    assert error.value.minimum_bytes == remat._Bounds(late, remat._model(late)).least_bytes == 141
+
+
+def test_progress_is_told_and_what_it_raises_ends_the_search(short):
+    problem = training_problem(random.Random(2), 14, limit=30)
+    budget = (problem.peak_bytes + 2 * remat._Bounds(problem, remat._model(problem)).least_bytes) // 3
+    for run in (
+        lambda tell: plan_remat(problem, budget=budget, effort="best", progress=tell),
+        lambda tell: remat_frontier(problem, points=4, effort="best", progress=tell),
+        lambda tell: remat_frontier(problem, points=4, progress=tell),
+    ):
+        told = []
+        plan = run(lambda share, what, told=told: told.append((share, what)))
+        assert [x for x, _ in told] == sorted(x for x, _ in told)
+        assert 0.0 <= told[0][0] <= told[-1][0] == 1.0
+        assert all(isinstance(what, str) and what for _, what in told)
+        assert run(None).to_dict() == plan.to_dict()
+
+        def stop(share, what):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(stop)
+
+
+def test_an_exact_plan_is_proven():
+    problem = training_problem(random.Random(11), 6)
+    least = remat._Bounds(problem, remat._model(problem)).least_bytes
+    told = []
+    budget = (least + 2 * problem.peak_bytes) // 3
+    try:
+        import ortools  # noqa: F401, PLC0415
+    except ImportError:
+        with pytest.raises(MissingExtraError):
+            plan_remat(problem, budget=budget, exact=True)
+        return
+    plan = plan_remat(problem, budget=budget, exact=True, time_limit=30, progress=lambda *x: told.append(x))
+    check_remat(plan)
+    assert told[-1] == (1.0, plan.status)
+    assert plan.cost <= plan_remat(problem, budget=budget).cost
 
 
 def test_time_that_is_up_still_gives_a_plan_within_budget(short):
