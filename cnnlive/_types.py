@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
@@ -28,6 +29,7 @@ __all__ = [
     "U32",
     "Attrs",
     "Columns",
+    "Result",
     "Shape",
     "column",
     "csr",
@@ -134,6 +136,67 @@ class Columns:
     def __reduce__(self) -> tuple[Any, ...]:
         names = [f.name for f in fields(self) if f.name != "_cache"]  # type: ignore[arg-type]
         return _rebuild, (type(self), [getattr(self, name) for name in names])
+
+
+class Result(Columns):
+    """Base of what planners return: a Columns that draws itself, shows itself in notebooks and gives its tables.
+
+    The methods are in :mod:`cnnlive.report`, layers above this one, and are looked up by name when one is called; so
+    neither matplotlib nor pandas is imported before, and imports still point one way.
+    """
+
+    __slots__ = ()
+
+    def plot(self, kind: str | None = None, *, ax: Any = None, **options: Any) -> Any:
+        """Draw the result with matplotlib (extra ``viz``); see :func:`cnnlive.report.plot.plot`.
+
+        Parameters
+        ----------
+        kind : str, optional
+            Which drawing, where a result has several. Default: the first of them.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw. Default: a figure of its own.
+        **options
+            Of the drawing.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        MissingExtraError
+            Without matplotlib.
+        ReportError
+            If the result has no such drawing.
+        """
+        return importlib.import_module("cnnlive.report.plot").plot(self, kind, ax=ax, **options)
+
+    def to_frame(self, table: str | None = None, *, library: str = "pandas") -> Any:
+        """Return a table of the result as a data frame; see :func:`cnnlive.report.frame.to_frame`.
+
+        Parameters
+        ----------
+        table : str, optional
+            Which table, where a result has several. Default: the first of them.
+        library : {"pandas", "polars"}
+
+        Returns
+        -------
+        pandas.DataFrame or polars.DataFrame
+
+        Raises
+        ------
+        MissingExtraError
+            Without the library.
+        ReportError
+            If there is no such table or library.
+        """
+        return importlib.import_module("cnnlive.report.frame").to_frame(self, table, library=library)
+
+    def _repr_html_(self) -> str:
+        html: str = importlib.import_module("cnnlive.report.notebook").html(self)
+        return html
 
 
 def _rebuild(cls: type, values: list[Any]) -> Any:

@@ -21,7 +21,7 @@ from cnnlive._kernels.arena import (
     section_loads,
     section_ranks,
 )
-from cnnlive._types import I64, Columns, column, frozen
+from cnnlive._types import I64, Result, column, frozen
 from cnnlive.buffers import Buffers
 from cnnlive.errors import ArenaError, close_names
 from cnnlive.graph import Graph
@@ -84,7 +84,7 @@ _WINDOW_NODES: Final = 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ArenaPlan(Columns):
+class ArenaPlan(Result):
     """Offsets of buffers in one arena, and how good they are; made by :func:`plan_arena`.
 
     Attributes
@@ -738,7 +738,7 @@ def _too_much(b: Buffers, s: Sections, capacity: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SharedObjectsPlan(Columns):
+class SharedObjectsPlan(Result):
     """Buffers that share whole objects, for runtimes without an arena; made by :func:`plan_shared_objects`.
 
     Attributes

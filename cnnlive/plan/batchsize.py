@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from cnnlive._types import Result
 from cnnlive.errors import GraphError, ShapeError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered, check_batch, lower
@@ -26,7 +27,7 @@ Mode = Literal["training", "inference"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Result):
     """Whether a net fits a device; made by :func:`fits`, true or false as a condition.
 
     Attributes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnnlive._kernels import remat_chain as kernels
-from cnnlive._types import F64, I32, I64, Columns, column
+from cnnlive._types import F64, I32, I64, Columns, Result, column
 from cnnlive.errors import BudgetError, RematError
 from cnnlive.units import format_bytes
 
@@ -221,7 +221,7 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ChainPlan(Columns):
+class ChainPlan(Result):
     """What a chain keeps and what it runs again; made by :func:`plan_chain` or taken from a frontier.
 
     Attributes
@@ -344,7 +344,7 @@ class ChainPlan(Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ChainFrontier(Columns):
+class ChainFrontier(Result):
     """Plans of a chain, of which none has another with neither more bytes nor more cost.
 
     Attributes

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from cnnlive._types import Result
 from cnnlive.errors import DTypeError, GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered, lower
@@ -101,7 +102,7 @@ class ProfileRow:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Comparison:
+class Comparison(Result):
     """One network under several profiles; made by :func:`compare_profiles`.
 
     Attributes

@@ -9,7 +9,19 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from cnnlive._kernels.liveness import first_violation, least_needs, live_at, live_ranges, peak_of
-from cnnlive._types import DTYPE_CODE, DTYPES, I64, IS_FLOATING, ITEMSIZES, Columns, Shape, column, dtype_name, frozen
+from cnnlive._types import (
+    DTYPE_CODE,
+    DTYPES,
+    I64,
+    IS_FLOATING,
+    ITEMSIZES,
+    Columns,
+    Result,
+    Shape,
+    column,
+    dtype_name,
+    frozen,
+)
 from cnnlive.errors import DTypeError, GraphError, OrderError, close_names
 from cnnlive.graph import Graph
 from cnnlive.lowered import VIEW, Lowered, Sizes, check_batch, lower
@@ -71,7 +83,7 @@ class _Lives(Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class InferencePlan(Columns):
+class InferencePlan(Result):
     """What a network's inference costs in memory; made by :func:`plan_inference`.
 
     Attributes

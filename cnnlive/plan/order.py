@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, Final, Literal, NamedTuple
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from cnnlive._kernels.order import minimum_peaks as _minimum_peaks
 from cnnlive._kernels.order import model, survey
-from cnnlive._types import I32, I64, Columns, csr, frozen
+from cnnlive._types import I32, I64, Result, csr, frozen
 from cnnlive.errors import GraphError, OrderError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
-from cnnlive.plan.inference import peak_in_order, plan_inference
+from cnnlive.plan.inference import InferencePlan, peak_in_order, plan_inference
 from cnnlive.plan.order_search import BlockSearch, arrays, give_back
 from cnnlive.profiles import Inplace, Profile
 from cnnlive.units import format_bytes
@@ -28,7 +28,7 @@ MAX_STATES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class OrderPlan(Columns):
+class OrderPlan(Result):
     """An order of a network's ops and how good it is; made by :func:`plan_order`.
 
     Attributes
@@ -51,6 +51,8 @@ class OrderPlan(Columns):
         ``"feasible"``: states or time ran out first; the order is the best found.
     n_states : int
         Sets of ops that the search kept.
+    program : InferencePlan
+        The same network in the program's order.
     """
 
     name: str
@@ -62,6 +64,15 @@ class OrderPlan(Columns):
     lower_bound: int
     status: Literal["optimal", "feasible"]
     n_states: int
+    program: InferencePlan
+
+    @property
+    def best(self) -> InferencePlan:
+        """The network in this order: its timeline, and what is alive at its peak."""
+        plain = replace(self.profile, fuse=False, pad_ops=False)  # `network` is fused and padded already
+        asked = self.program
+        return plan_inference(self.network, batch=asked.batch, dtype=asked.dtype, profile=plain,
+                              order=self.order.tolist())  # fmt: skip
 
     @property
     def optimal(self) -> bool:
@@ -188,7 +199,7 @@ def plan_order(
         if peak >= plan.activation_peak_bytes:
             order, peak = plan.order, plan.activation_peak_bytes
     return OrderPlan(plan.name, plan.profile, plan.network, order, peak, plan.activation_peak_bytes,
-                     best.bound, "optimal" if peak == best.bound else "feasible", best.n_states)  # fmt: skip
+                     best.bound, "optimal" if peak == best.bound else "feasible", best.n_states, plan)  # fmt: skip
 
 
 def minimum_peak(

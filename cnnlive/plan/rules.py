@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from cnnlive._types import ITEMSIZE, dtype_name
+from cnnlive._types import ITEMSIZE, Result, dtype_name
 from cnnlive.graph import Graph
 from cnnlive.lowered import OVERWRITES, VIEW, Lowered, check_batch, check_operators, lower
 
@@ -17,7 +17,7 @@ __all__ = ["RuleOfThumb", "rules_of_thumb"]
 
 
 @dataclass(frozen=True, slots=True)
-class RuleOfThumb:
+class RuleOfThumb(Result):
     """One rule on one network.
 
     Attributes

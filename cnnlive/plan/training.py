@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from cnnlive._kernels.backward import spec_bytes, train_step
-from cnnlive._types import DTYPES, FLOATING, I64, Columns, Shape, column, frozen
+from cnnlive._types import DTYPES, FLOATING, I64, Columns, Result, Shape, column, frozen
 from cnnlive.errors import GraphError, close_names
 from cnnlive.graph import Graph, named_by
 from cnnlive.lowered import Lowered, check_batch, check_operators, lower
@@ -75,7 +75,7 @@ class TrainingOp(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class TrainingPlan(Columns):
+class TrainingPlan(Result):
     """What one training step costs in memory; made by :func:`plan_training`.
 
     All amounts are bytes at the level of tensors: an allocator's rounding, workspaces of kernels and the runtime
