@@ -402,23 +402,32 @@ class Lists(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleList([conv_norm(3, 8, act=nn.Tanh()), conv_norm(8, 8, act=nn.Tanh())])
-        self.head = Head(8)
+        self.stem, self.head = nn.Conv2d(3, 8, 1), Head(8)
+        self.blocks = nn.ModuleList([conv_norm(8, 8, act=nn.Tanh()), conv_norm(8, 8, act=nn.Tanh())])
 
     def forward(self, x):
+        x = self.stem(x)
         for block in self.blocks:
             x = block(x)
         return self.head(x)
 
 
-def test_a_list_of_modules_is_no_region_unless_it_is_said_to_be_a_module():
+def modules_of(step, modules=None):
+    return {s.module for s in _Model(step, modules, False).spans}
+
+
+def test_a_list_of_modules_is_no_region_and_a_sequence_is_one():
     step = step_of(Lists())
-    assert "blocks" not in {s.module for s in _Model(step, None, False).spans}
-    step = step_of(
-        nn.Sequential(nn.Sequential(conv_norm(3, 8, act=nn.Tanh()), conv_norm(8, 8, act=nn.Tanh())), Head(8))
-    )
-    assert [s.module for s in _Model(step, ["0"], False).spans] == ["0"]
-    assert {s.module for s in _Model(step, None, False).spans} >= {"0.0", "0.1"}
+    found = modules_of(step)
+    assert "blocks" not in found
+    assert {"blocks.0", "blocks.1"} <= found
+    assert modules_of(step, ["blocks.1"]) == {"blocks.1"}
+    blocks = [conv_norm(8, 8, act=nn.Tanh()), conv_norm(8, 8, act=nn.Tanh())]
+    assert modules_of(step_of(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(*blocks), Head(8)))) >= {
+        "1",
+        "1.0",
+        "1.1",
+    }
 
 
 def test_statistics_are_updated_twice_and_the_corrected_momentum_makes_up_for_it():

@@ -295,6 +295,38 @@ def test_policies_save_results_and_cost_less_than_modules():
 
 
 # ---------------------------------------------------------------------------------------------- what may be a region
+def numbered(between):
+    """Two blocks under one numbered path, behind a stem."""
+    g = Graph("g")
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="stem")
+    first = x
+    made = []
+    for k in range(2):
+        with g.scope("list"), g.scope(str(k)):
+            x = conv_norm(g, x, 4)
+            made.append(x)
+    if between == "a second result is read":
+        x = g.add(x, made[0], name="sum")
+    elif between == "its input is let go":
+        g.hold(first, "list.0.act")
+    g.output(g.linear(g.flatten(x, 1), 10, name="fc"))
+    return g
+
+
+@pytest.mark.parametrize(
+    ("between", "call"), [("", True), ("a second result is read", False), ("its input is let go", False)]
+)
+def test_numbered_modules_are_a_sequence_if_nothing_speaks_against_it(between, call):
+    spans = {s.module for s in wraps._Model(step_of(numbered(between)), None, False).spans}
+    assert ("list" in spans) == call
+    assert {"list.0", "list.1"} <= spans
+
+
+def test_stages_of_zoo_nets_are_regions():
+    spans = {s.module for s in wraps._Model(step_of(zoo.load("resnet18")), None, False).spans}
+    assert {"layer1", "layer1.0", "layer4.1"} <= spans
+
+
 def test_random_ops_run_again_only_if_asked():
     step = step_of(net(["dropout", "plain"], channels=8))
     assert "block0" not in {s.module for s in wraps._Model(step, None, False).spans}

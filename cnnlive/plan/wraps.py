@@ -224,6 +224,7 @@ class _Model:
         self.pair_number = np.isin(self.pair_store, list(self.numbers))
         self.floor = self._floor()
         self.packs, self.makes = self._packs()
+        self.producer = np.repeat(np.arange(self.net.n_ops), np.diff(self.net.out_ptr)).tolist()
         self.left_out: dict[str, list[str]] = defaultdict(list)
         self.found: dict[str, tuple[int, int]] = {}
         self.spans = self._spans(modules, recompute_random)
@@ -330,7 +331,7 @@ class _Model:
         hi = {op: k + 1 for k, op in enumerate(self.op_of)}
         spans: dict[tuple[int, int], _Span] = {}
         for m, mine in members.items():
-            if direct[m] if modules is None else m in modules:
+            if (direct[m] or self._in_a_row(m)) if modules is None else m in modules:
                 a, b = lo[mine[0]], hi[mine[-1]]
                 self.found[m] = (a, b)
                 if (a, b) in spans:  # a module that does nothing but call another
@@ -344,6 +345,28 @@ class _Model:
                 elif why:
                     self.left_out[why].append(m)
         return sorted(spans.values(), key=lambda s: (s.lo, -s.hi))
+
+    def _in_a_row(self, m: str) -> bool:
+        """Whether a path of numbered modules may be one call: a tensor goes in and is held, that of the last goes out.
+
+        A list whose modules are called one by one lets the first tensor go before the last of them has run.
+        """
+        net = self.net
+        inside = [op for op, scope in enumerate(net.op_scopes) if scope.startswith(f"{m}.")]
+        mine = set(inside)
+        made = [op in mine for op in self.producer]
+        given, handed = set[int](), {t for t in net.outputs.tolist() if made[t]}
+        ptr, idx = net.in_ptr.tolist(), net.in_idx.tolist()
+        for op in range(inside[0], net.n_ops):
+            reads = idx[ptr[op] : ptr[op + 1]]
+            if op in mine:
+                given.update(t for t in reads if not made[t] and net.op_kinds[self.producer[t]] != "parameter")
+            else:
+                handed.update(t for t in reads if made[t])
+        if len(given) != 1 or {self.producer[t] for t in handed} != {inside[-1]}:
+            return False
+        t = given.pop()  # the network's input is held all the time, which tells nothing
+        return net.op_kinds[self.producer[t]] != "input" and int(net.frames()[t]) >= inside[-1]
 
     def _called_again(self, m: str, mine: Sequence[int], members: Mapping[str, Any], named: Mapping[str, int]) -> bool:
         """Whether a module runs more than once, as far as names tell: ``"conv_1"`` is a second call of ``"conv"``."""
@@ -836,8 +859,9 @@ def plan_wraps(
         costs more.
     modules : collection of str, optional
         The modules that may be wrapped; of a real net those whose forward is called. Default: what the paths of the
-        ops show to be a call, so that a mere list of modules is none. A path that has only numbered children may be
-        either and is left out.
+        ops show to be a call. A path that has only numbered children is a sequence, which is called, or a mere list:
+        it is taken for a sequence if one tensor goes in, not the network's input, and is held by Python until the last
+        child has run, whose result alone is read outside.
     recompute_random : bool
         Modules with random ops, such as dropout, may be wrapped: the state of the generator is then kept for each.
 
@@ -882,8 +906,8 @@ def plan_wraps(
     >>> plan = plan_wraps(step_graph(training, cost, cost), "1300MiB")
     >>> plan.fits, plan.keep_bytes > plan.peak_bytes
     (True, True)
-    >>> [r.module for r in plan.regions[:2]]
-    ['layer1.0', 'layer1.1']
+    >>> [r.module for r in plan.regions[:1]]
+    ['layer1']
     """
     nbytes = parse_bytes(budget)
     return wrap_frontier(step, kind=kind, seed=seed, modules=modules, recompute_random=recompute_random).plan(nbytes)
