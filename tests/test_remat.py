@@ -673,7 +673,7 @@ def test_progress_is_told_and_what_it_raises_ends_the_search(short):
             run(stop)
 
 
-def test_an_exact_plan_is_proven():
+def test_an_exact_plan_is_proven(short):
     problem = training_problem(random.Random(11), 6)
     least = remat._Bounds(problem, remat._model(problem)).least_bytes
     told = []
