@@ -755,8 +755,8 @@ def test_why_something_is_alive_is_said():
 def test_commands_are_listed_as_people_meet_them():
     text = run("--help").stdout
     assert re.findall(r"^  (\w+) +[A-Z]", text, re.M)[-13:] == [
-        "inference", "training", "fit", "checkpoint", "frontier", "order", "arena", "compare", "ops", "zoo", "operators", "optimizers",
-        "profiles",
+        "inference", "training", "fit", "checkpoint", "frontier", "order", "arena", "compare", "ops", "zoo",
+        "operators", "optimizers", "profiles",
     ]  # fmt: skip
     assert "cnnlive inference mobilenet_v2 --dtype int8 --fuse\n" in run("inference", "--help").stdout
 

@@ -702,6 +702,10 @@ def test_a_terminal_is_never_overflown(arguments, columns):
     text = run(*arguments, env={**WIDE, "COLUMNS": str(columns)}).stdout
     assert text
     assert max(map(len, text.splitlines())) <= columns
+    if "--modules" in arguments:
+        # no column is cut off, and what is wrapped goes on under its own beginning
+        assert re.search(r"kept +dropped +run again( +time)? *$", text, re.M)
+        assert re.search(r"overhead +budget( +how)? *$", text, re.M)
 
 
 @pytest.mark.parametrize("columns", [60, 120])

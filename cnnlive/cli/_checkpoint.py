@@ -224,7 +224,7 @@ def _read_plan(path: str, graph: Graph) -> CheckpointPlan:
     ],
 )
 @click.option("--ops", "with_ops", is_flag=True, help="List every op: kept, dropped, run again.")
-@click.option("--top", type=click.IntRange(min=1), help="Modules to list (default 12), and ops of --ops.")
+@click.option("--top", type=click.IntRange(min=1), help="Modules to list (default 10), and ops of --ops.")
 @click.option("--read", metavar="FILE", help=_READ_HELP)
 @click.option("--out", metavar="FILE", help=_OUT_HELP)
 @click.option("--quiet", is_flag=True, help=_QUIET_HELP)
@@ -249,7 +249,7 @@ def checkpoint(
     if problem is not None:
         _no_net_options(net)
         _refuse(("modules", "policy", "with_ops", "read"), f"is for networks, and {net} is a problem")
-        _checkpoint_problem(problem, _units(budget or "", "--budget", net), {**search, "exact": exact}, net, top or 12,
+        _checkpoint_problem(problem, _units(budget or "", "--budget", net), {**search, "exact": exact}, net, top or 10,
                             path, quiet, as_json)  # fmt: skip
         return
     if read is not None:
@@ -291,7 +291,7 @@ def checkpoint(
 
     console = open_console()
     plain = is_ascii(console)
-    report = checkpoint_report(plan, wraps, top=top or 12, columns=console.width, ascii_only=plain)
+    report = checkpoint_report(plan, wraps, top=top or 10, columns=console.width, ascii_only=plain)
     show(console, report, widen=False)
     if with_ops:
         click.echo()

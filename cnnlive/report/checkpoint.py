@@ -429,7 +429,7 @@ def _figures(plan: CheckpointPlan, columns: int) -> RenderableType:
     table.nbytes("budget", plan.budget)
     table.nbytes("peak", plan.peak_bytes, Text(_where(plan), "bold"), "bold")
     times = f", {plan.keep_bytes / plan.peak_bytes:.2f} times the peak" if plan.peak_bytes else ""
-    table.nbytes("keep-all peak", plan.keep_bytes, f"nothing runs again{times if plan.recomputed else ''}")
+    table.nbytes("keep-all peak", plan.keep_bytes, f"nothing runs again{times if plan.cost > plan.plain_cost else ''}")
     table.nbytes("kept at the end", plan.saved_bytes, "of what forward made, when backward begins")
     step = f"beside {_cost(plan.plain_cost, unit)} of forward and backward"
     table.share("overhead", plan.overhead, _cost(plan.cost - plan.plain_cost, unit), step, "bold")
@@ -453,8 +453,8 @@ def _modules_table(plan: CheckpointPlan, rows: Sequence[KeptRow]) -> Lines:
     whole = _Module("all", [*rows])
     whole.parts["all"] = whole
     lines = [*(cells(row, row.name) for row in rows), cells(whole.joined(), "all")]
-    heads = [("results that backward wants", "l"), ("kept", "r"), ("dropped", "r"), ("run again", "r"), ("time", "r")]
-    return Lines(heads, lines, len(lines) - 1, gives=0, may_go=(), least=16)
+    heads = [("module or op", "l"), ("kept", "r"), ("dropped", "r"), ("run again", "r"), ("time", "r")]
+    return Lines(heads, lines, len(lines) - 1, gives=0, may_go=(4,), least=12)
 
 
 def _kinds(rows: Sequence[KeptRow]) -> Text:
@@ -496,27 +496,25 @@ def _wraps(plan: CheckpointPlan, found: Sequence[WrapPlan]) -> list[RenderableTy
         ways.append((_KINDS[w.kind], w.peak_bytes, w.overhead, w.fits, words))
     lines = [(name, *both_bytes(peak), _share(over), "fits" if fits else "does not fit", words)
              for name, peak, over, fits, words in ways]  # fmt: skip
-    heads = [("carried out", "l"), ("peak", "r"), ("", "r"), ("overhead", "r"), ("budget", "l"), ("how", "l")]
+    heads = [("carried out", "l"), ("", "r"), ("peak", "r"), ("overhead", "r"), ("budget", "l"), ("how", "l")]
     parts: list[RenderableType] = [Lines(heads, lines, 0, gives=0, may_go=(1, 5, 4), least=9)]
     for w in found:
         parts += ["", Text(f"{_KINDS[w.kind]}, to wrap with torch.utils.checkpoint:")]
-        if not w.regions:
-            parts.append(Text("  none"))
-        if w.kind == "modules":
-            parts += [Text("  " + ", ".join(r.module for r in w.regions))] if w.regions else []
-        for r in w.regions if w.kind == "policy" else ():
-            parts.append(Text(f"  {r.module}" + (f" saves {', '.join(r.saved)}" if r.saved else "")))
+        lines_ = [", ".join(r.module for r in w.regions) or "none"]
+        if w.kind == "policy" and w.regions:
+            lines_ = [r.module + (f" saves {', '.join(r.saved)}" if r.saved else "") for r in w.regions]
+        parts.append(indented(*map(Text, lines_)))
         if not w.fits:
-            parts.append(Text(f"  no choice of modules was found that fits; the least peak found is "
-                              f"{format_bytes(w.least_bytes)} ({w.least_bytes:,} B)", "yellow"))  # fmt: skip
+            least = f"{format_bytes(w.least_bytes)} ({w.least_bytes:,} B)"
+            parts.append(Text(f"no choice of modules was found that fits; the least peak found is {least}", "yellow"))
     return parts
 
 
 _KINDS: Final = {"modules": "modules", "policy": "modules and saved ops"}
 _COUNTED: Final = (
-    "counted: what `cnnlive training` counts, at every instant of the step, what runs again included. An op that runs "
-    "again does so in backward, just before the op that wants its result, in the order of the program. Not counted: "
-    "the allocator, the CUDA context, workspaces of kernels."
+    "counted: what `cnnlive training` counts, at every instant, with what runs again, which does so in backward just "
+    "before the op that wants it. kept, dropped: results that backward wants. Not counted: the allocator, the CUDA "
+    "context, workspaces of kernels."
 )
 
 
@@ -524,7 +522,7 @@ def checkpoint_report(
     plan: CheckpointPlan,
     wraps: Sequence[WrapPlan] = (),
     *,
-    top: int = 12,
+    top: int = 10,
     columns: int = 120,
     ascii_only: bool = False,
 ) -> RenderableType:
@@ -548,16 +546,21 @@ def checkpoint_report(
     """
     rows = kept_rows(plan)
     parts: list[RenderableType] = [_figures(plan, columns), ""]
-    if plan.recomputed:
+    again = sum(row.n_again for row in rows)
+    if again:
         parts += [_modules_table(plan, kept_by_module(rows, top)), "", _kinds(rows), ""]
     if wraps:
         parts += [*_wraps(plan, wraps), ""]
     parts += [_timelines(plan, columns, ascii_only), ""]
-    warnings = dict.fromkeys([*plan.warnings, *(f"{_KINDS[w.kind]}: {text}" for w in wraps for text in w.warnings)])
+    wrapped: dict[str, str] = {}
+    for w in wraps:
+        for words in w.warnings:
+            wrapped.setdefault(words, _KINDS[w.kind])
+    warnings = [*plan.warnings, *(f"{kind}: {words}" for words, kind in wrapped.items())]
     if warnings:
         parts += [*(Text(f"! {words}", "yellow") for words in warnings), ""]
     budget = f"{format_bytes(plan.budget)} ({plan.budget:,} B)"
-    answer = _answer(budget, plan.overhead, len(plan.recomputed))
+    answer = _answer(budget, plan.overhead, again)
     return Group(
         _header(plan.training, "checkpoints"), Text(_how(plan)), "", Text.assemble("  ", answer), "", indented(*parts),
         Text(_COUNTED, "dim"),
@@ -792,7 +795,7 @@ def _problem_header(problem: RematProblem, what: str, effort: str) -> list[Text]
     ]
 
 
-def remat_report(plan: RematPlan, *, top: int = 12, columns: int = 120, ascii_only: bool = False) -> RenderableType:
+def remat_report(plan: RematPlan, *, top: int = 10, columns: int = 120, ascii_only: bool = False) -> RenderableType:
     """Report the plan of a problem that was measured elsewhere.
 
     Parameters
