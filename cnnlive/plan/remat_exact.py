@@ -137,7 +137,16 @@ class _Run:
                  progress: Callable[[int, int], object] | None) -> None:  # fmt: skip
         self.plan, self.end, self.seconds, self.work = plan, end, seconds, work
         self.workers, self.seed, self.progress = workers, seed, progress
-        self.states, self.cost, self.peak, self.bound = plan.states, plan.cost, plan.peak_bytes, plan.lower_bound
+        self.best = (plan.states, plan.peak_bytes, plan.cost)  # one thing, as it may be interrupted at any time
+        self.bound = plan.lower_bound
+
+    @property
+    def states(self) -> I64:
+        return self.best[0]
+
+    @property
+    def cost(self) -> int:
+        return self.best[2]
 
     def go(self) -> None:
         """Search among all schedules, then among those that states express."""
@@ -146,11 +155,12 @@ class _Run:
         e = self.search.e
         if len(self.states) != len(e.model.start) or not e.go(self.states):
             raise RematError(f"the plan has {len(self.states)} states; allowed: those of a plan of its problem")
-        for what, said, found in (("cost", self.cost, e.cost), ("peak", self.peak, e.peak_bytes)):
+        _, peak, cost = self.best
+        for what, said, found in (("cost", cost, e.cost), ("peak", peak, e.peak_bytes)):
             if said != found:
                 raise RematError(f"the plan's {what} is {found:,} and not {said:,}")
-        if self.peak > self.plan.budget:
-            raise RematError(f"the plan's peak of {self.peak:,} bytes is above its budget of {self.plan.budget:,}")
+        if peak > self.plan.budget:
+            raise RematError(f"the plan's peak of {peak:,} bytes is above its budget of {self.plan.budget:,}")
         if self.bound > self.cost:
             raise RematError(f"the plan's cost of {self.cost:,} is below its bound of {self.bound:,}")
         for narrow, part in ((False, _PART), (True, 1.0)):
@@ -178,7 +188,7 @@ class _Run:
             if search.e.cost > self.bound:
                 search.descend(self.plan.budget, _TRIES)
             if search.e.cost < self.cost and search.e.peak_bytes <= self.plan.budget:
-                self.states, self.cost, self.peak = search.state, search.e.cost, search.e.peak_bytes
+                self.best = (search.state, search.e.peak_bytes, search.e.cost)
                 self.tell()
 
     def tell(self) -> None:
@@ -188,9 +198,9 @@ class _Run:
 
     def result(self) -> RematPlan:
         """Return the best plan."""
-        done = self.cost == self.bound
-        return RematPlan(self.plan.problem, self.plan.budget, frozen(self.states), self.peak, self.cost, self.bound,
-                         "optimal" if done else "feasible", "exact")  # fmt: skip
+        states, peak, cost = self.best
+        return RematPlan(self.plan.problem, self.plan.budget, frozen(states), peak, cost, self.bound,
+                         "optimal" if cost == self.bound else "feasible", "exact")  # fmt: skip
 
 
 class _Program:
