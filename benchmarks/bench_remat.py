@@ -126,10 +126,22 @@ def test_bounds_of_twenty_budgets(benchmark):
     benchmark.group = "remat: bounds"
 
     def run():
-        bounds = remat._Bounds(problem, model)
+        bounds = remat._Bounds(problem, model)  # the problem keeps those that planning made
         return bounds([peak * k // 20 for k in range(1, 21)])
 
     assert len(benchmark(run)) == 20
+
+
+def test_bounds_of_another_batch(benchmark):
+    """The same step with twice the bytes: the graph is known."""
+    problem = residual()
+    remat._bounds(problem)
+    benchmark.group = "remat: bounds"
+
+    def run():
+        return remat._bounds(problem.resized(nbytes=2 * problem.nbytes, cost=2 * problem.cost)).least_bytes
+
+    assert benchmark(run) == 2 * remat._bounds(problem).least_bytes
 
 
 @pytest.mark.parametrize("effort", ["default", "best"])
@@ -140,6 +152,9 @@ def test_frontier(benchmark, effort):
     for plan in frontier.plans:
         check_remat(plan)
     benchmark.pedantic(remat_frontier, (problem,), {"effort": effort}, rounds=10 if effort == "default" else 1)
+    over = [p.overhead for p in frontier.plans]
+    benchmark.extra_info["mean overhead, percent"] = round(100 * sum(over) / len(over), 3)
+    benchmark.extra_info["least budget, share of the peak"] = round(frontier.least_bytes / frontier.keep_bytes, 4)
     benchmark.extra_info["mean gap, points"] = round(100 * sum(p.gap for p in frontier.plans) / len(frontier.plans), 3)
     benchmark.extra_info["nodes"] = problem.n
 

@@ -1003,7 +1003,7 @@ def plan_remat(
 
     The order of the nodes is as given. Before a node runs, whatever it needs and is not held is recomputed; between
     two of its uses a value is held, or dropped and held again once it is recomputed, or recomputed in each step that
-    needs it.
+    needs it; or it is held until it is needed for the first time only, or not held until it is needed again.
 
     Parameters
     ----------
@@ -1108,7 +1108,7 @@ def remat_frontier(
     budgets : sequence of int, optional
         Budgets instead. Those below the least feasible one are left out.
     effort : {"default", "best"}
-        About 0.1 to 0.3 s or 5 s for 20 points of a graph of 400 nodes.
+        About 0.1 s or 5 s for 20 points of a graph of 400 nodes.
     seed, time_limit, progress
         As for :func:`plan_remat`. When the time runs out, points get what the cheapest plan below them gives.
 
