@@ -940,6 +940,10 @@ class _Wrapped(Applied):
     """A module parts of which run under ``torch.utils.checkpoint``."""
 
     def __init__(self, plan: WrapPlan, module: Any) -> None:
+        checkpoint = importlib.import_module("torch.utils.checkpoint")
+        if any(r.saved for r in plan.regions) and not hasattr(checkpoint, "CheckpointPolicy"):
+            raise MissingExtraError(f"a policy of saved ops needs PyTorch 2.5 or later; this is {_torch().__version__}. "
+                                    "Whole modules can be wrapped with this one: plan.modules()")  # fmt: skip
         super().__init__(plan, module)
         parts = dict(module.named_modules())
         for region in plan.regions:
@@ -1197,7 +1201,7 @@ def apply(plan: CheckpointPlan | WrapPlan, module: Any) -> Any:
     Raises
     ------
     MissingExtraError
-        If ``torch`` is not installed.
+        If ``torch`` is not installed, or for a policy is older than 2.5.
     GraphError
         If `plan` or `module` is none, or the module runs under a plan already.
     RematError

@@ -14,7 +14,7 @@ import pytest
 import torch_truth
 
 from cnnlive import lower
-from cnnlive.errors import BudgetError, GraphError, RematError, ShapeError
+from cnnlive.errors import BudgetError, GraphError, MissingExtraError, RematError, ShapeError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 nn, F = torch.nn, torch.nn.functional
@@ -587,10 +587,14 @@ def test_a_forward_put_in_place_by_others_is_kept_and_takes_keywords():
     assert same(found[0], found[2])
 
 
-def test_a_policy_of_another_net_is_an_error():
+def test_a_policy_of_another_net_is_an_error(monkeypatch):
     net = build("resnet18")
     step = planned(net, 1.0).step
     plan = simulate_wraps(step, [Region("layer1.0", ("layer1.0.conv1",))])
+    with monkeypatch.context() as older:
+        older.delattr(checkpoint, "CheckpointPolicy")
+        with pytest.raises(MissingExtraError, match=r"needs PyTorch 2.5 or later; this is .* plan.modules\(\)"):
+            ct.apply(plan, net)
     other = models.resnet18()
     other.layer1[0].downsample = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
     ct.apply(plan, other)
