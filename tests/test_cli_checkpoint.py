@@ -104,6 +104,16 @@ def test_what_is_kept_and_what_is_dropped_adds_up(net, plan):
     ]
 
 
+@pytest.mark.parametrize("how", [{}, {"recompute_random": True}, {"micro_batches": 2}, {"precision": "autocast"}])
+@pytest.mark.parametrize("name", ["unet", "mobilenet_v3_small", "googlenet"])
+def test_what_forward_itself_makes_again_is_kept(name, how):
+    for plan in checkpoint_frontier(cnnlive.zoo.load(name, train=True), batch=2, points=3, **how).plans:
+        rows = kept_rows(plan)
+        assert sum(row.kept_bytes for row in rows) == plan.saved_bytes
+        assert sum(row.cost for row in rows) == plan.cost - plan.plain_cost
+        assert {row.name: row.times for row in rows if row.times} == plan.recomputed
+
+
 @pytest.mark.parametrize("most", [1, 4, 8, 20, 1000])
 def test_modules_add_up_to_their_ops(plan, most):
     rows = kept_rows(plan)

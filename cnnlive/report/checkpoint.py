@@ -69,9 +69,9 @@ class KeptRow(NamedTuple):
     times : int
         How often the op runs again; of a module the busiest op.
     kept_bytes : int
-        Results that backward wants and that are there when it begins.
+        Results that are there when backward begins.
     dropped_bytes : int
-        Results that backward wants and that are made again.
+        Results that backward wants and that are not there then.
     cost : int
         What running again costs, in the unit of the cost model.
     """
@@ -102,19 +102,30 @@ def kept_rows(plan: CheckpointPlan) -> tuple[KeptRow, ...]:
     problem = step.problem
     records = plan.training.tape.records
     op_of = [records[r][0] if r >= 0 else None for r in step.record[: problem.loss + 1].tolist()]
+    out_ptr, share = problem.out_ptr.tolist(), problem.share.tolist()
+    runs = Counter[int]()
+    alive = dict[int, None]()  # values that are there when backward begins
+    forward = True
+    for what, i in plan.remat.schedule:
+        if what == "run":
+            runs[i] += 1
+            forward = forward and i <= problem.loss
+            for v in range(out_ptr[i], out_ptr[i + 1]) if forward else ():
+                alive.pop(share[v], None)
+                alive[v] = None
+        elif forward:
+            alive.pop(i, None)
     kept, dropped, cost, times = Counter[int](), Counter[int](), Counter[int](), dict[int, int]()
-    for (v, begin, end), state in zip(plan.remat.gaps, plan.remat.states.tolist(), strict=True):
-        if begin <= problem.loss < end < problem.n and step.store[v] >= 0:
-            op = op_of[int(np.searchsorted(problem.out_ptr, v, side="right")) - 1]
-            if op is not None:
-                (kept if state in (0, 3) else dropped)[op] += int(problem.nbytes[v])
-    number = {name: i for i, name in enumerate(problem.names)}
-    for name, n in plan.remat.recomputed.items():
-        i = number[name]
-        op = op_of[i]
-        if op is not None:
-            cost[op] += n * int(problem.cost[i])
-            times[op] = max(times.get(op, 0), n)
+    wanted = {v for v, begin, end in plan.remat.gaps if begin <= problem.loss < end < problem.n}
+    for v in sorted({*alive, *wanted}):
+        op = op_of[int(np.searchsorted(problem.out_ptr, v, side="right")) - 1]
+        if step.store[v] >= 0 and op is not None:
+            (kept if v in alive else dropped)[op] += int(problem.nbytes[v])
+    for i, n in runs.items():
+        op = op_of[i] if i <= problem.loss else None
+        if n > 1 and op is not None:
+            cost[op] += (n - 1) * int(problem.cost[i])
+            times[op] = max(times.get(op, 0), n - 1)
     rows = []
     for op in sorted({op for op in op_of if op is not None}, key=lambda op: (op < 0, op)):
         name, kind, scope = (net.op_names[op], net.op_kinds[op], net.op_scopes[op]) if op >= 0 else ("loss", "loss", "")
