@@ -599,7 +599,7 @@ def _arena(plan: Any, ax: Axes | None, *, colour: str = "layer") -> Axes:
     proof = f"gap at most {100 * plan.gap:.2g} %" if plan.gap else "proven least" if plan.optimal else ""
     repeat = False
     if plan.offsets is None:
-        _load_line(ax, plan, first, last)
+        _load_line(ax, plan)
         proof = plan.status
     else:
         begin, end, nbytes, at = b.lower[shown], b.upper[shown], b.nbytes[shown], plan.offsets[shown]
@@ -627,16 +627,16 @@ def _arena(plan: Any, ax: Axes | None, *, colour: str = "layer") -> Axes:
     return ax
 
 
-def _load_line(ax: Axes, plan: Any, first: int, last: int) -> None:
+def _load_line(ax: Axes, plan: Any) -> None:
     """Draw what is alive, of a placement that there is none of."""
     t = plan.timeline
-    ends = np.append(t[:, 0], last)[: len(t) + 1] - 0.5
-    ax.stairs(t[:, 1], ends, baseline=0, fill=True, color=COLOURS["blue"], alpha=0.45, linewidth=0, zorder=2)
-    ax.stairs(t[:, 1], ends, baseline=None, color=COLOURS["blue"], linewidth=1.3, zorder=3)
+    if len(t) > 1:
+        edges, alive, at = t[:, 0] - 0.5, t[:-1, 1], int(t[:, 1].argmax())
+        ax.stairs(alive, edges, baseline=0, fill=True, color=COLOURS["blue"], alpha=0.45, linewidth=0, zorder=2)
+        ax.stairs(alive, edges, baseline=None, color=COLOURS["blue"], linewidth=1.3, zorder=3)
     _room(ax, max(plan.peak_load, plan.capacity or 0, plan.lower_bound))
-    if len(t):
-        peak = int(t[:, 1].argmax())
-        _annotate(ax, float(t[peak, 0]), plan.peak_load, f"{format_bytes(plan.peak_load)} alive at step {t[peak, 0]:,}")
+    if len(t) > 1:
+        _annotate(ax, float(t[at, 0]), plan.peak_load, f"{format_bytes(plan.peak_load)} alive at step {t[at, 0]:,}")
 
 
 def _objects(plan: Any, ax: Axes | None) -> Axes:
@@ -776,7 +776,8 @@ def _comparison(found: Any, ax: Axes | None) -> Axes:
     ax.set_xlim(0, 1.2 * most)
     for k, row in enumerate(rows):
         if row.activation_peak_bytes is None:
-            ax.annotate(_short(row.reason, 95), (0, at[k]), (4, 0), textcoords="offset points", va="center",
+            words = row.reason if len(row.reason) <= 90 else row.reason[:89] + "…"
+            ax.annotate(_plain(words), (0, at[k]), (4, 0), textcoords="offset points", va="center",
                         fontsize=_SMALL - 1, style="italic")  # fmt: skip
         for nbytes, y in ((row.activation_peak_bytes, at[k] + shift), (row.arena_bytes, at[k] - shift)):
             if nbytes is not None:
