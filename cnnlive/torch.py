@@ -942,8 +942,8 @@ class _Wrapped(Applied):
     def __init__(self, plan: WrapPlan, module: Any) -> None:
         checkpoint = importlib.import_module("torch.utils.checkpoint")
         if any(r.saved for r in plan.regions) and not hasattr(checkpoint, "CheckpointPolicy"):
-            raise MissingExtraError(f"a policy of saved ops needs PyTorch 2.5 or later; this is {_torch().__version__}. "
-                                    "Whole modules can be wrapped with this one: plan.modules()")  # fmt: skip
+            raise MissingExtraError(f"a policy of saved ops needs PyTorch 2.5 or later; this is {_torch().__version__},"
+                                    " which can wrap whole modules: plan.modules()")  # fmt: skip
         super().__init__(plan, module)
         parts = dict(module.named_modules())
         for region in plan.regions:

@@ -191,6 +191,56 @@ def test_plans_of_other_methods_are_carried_out_as_well(method):
     assert peak_of(net, x, lambda out: F.cross_entropy(out, y)) == plan.peak_bytes
 
 
+def test_inputs_that_take_gradients_and_layers_that_stand_still():
+    plain, net = build("resnet18"), build("resnet18")
+    for one in (plain, net):
+        one.layer1.requires_grad_(False)
+    plan = planned(net, 0.0, input_gradients=True)
+    ct.apply(plan, net)
+    x, y = batches(1)[0]
+    found = []
+    for one in (plain, net):
+        given = x.clone().requires_grad_()
+        F.cross_entropy(one(given), y).backward()
+        found.append([given.grad, *(p.grad for p in one.parameters() if p.requires_grad)])
+    assert same(*found)
+    assert ct.applied(net).recomputed == plan.remat.recomputed
+    assert peak_of(net, x.requires_grad_(), lambda out: F.cross_entropy(out, y)) == plan.peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [
+        ("zeros", {"set_to_none": False}),
+        ("two", {"micro_batches": 2}),
+        ("before_backward", {"zero_grad": "before_backward"}),
+    ],
+)
+def test_other_ways_of_stepping_take_the_bytes_they_are_planned_for(way, options):
+    net = build("resnet18")
+    plan = planned(net, 0.1, **options)
+    ct.apply(plan, net)
+    x, y = batches(1)[0]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+
+    def step():
+        return training.way_of_stepping(way, net, optimizer, x, lambda out: F.cross_entropy(out, y))
+
+    step()
+    for p in net.parameters():
+        p.grad = None
+    state = [s["momentum_buffer"] for s in optimizer.state.values()]
+
+    def two_steps():
+        with torch.profiler.record_function("truth phase: first"):
+            step()
+        with torch.profiler.record_function("truth phase: second"):
+            return step()
+
+    _, trace = torch_truth.record(two_steps, alive=[*net.parameters(), *net.buffers(), x, y, *state])
+    assert plan.peak_bytes == trace.peak("second")
+
+
 def test_a_smaller_batch_runs_by_the_same_schedule_and_a_larger_one_is_refused():
     plain, net = build("resnet18"), build("resnet18")
     ct.apply(planned(net, 0.1), net)
