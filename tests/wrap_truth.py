@@ -74,7 +74,10 @@ class Events:
 
 
 def simulate(plan, regions, *, keep_rng=True):
-    """Return the totals of forward and of backward, for regions of (module, names of saved ops, random)."""
+    """Return the totals of forward and of backward, and the most in each record forward, then backward.
+
+    Regions are (module, names of saved ops, random).
+    """
     tape, net, run = plan.tape, plan.network, plan._run
     n, n_stores = tape.n_records, len(tape.store_spec)
     alloc, drop, saved, read = (rows(tape, name) for name in ("alloc", "drop", "saved", "read"))
@@ -98,8 +101,10 @@ def simulate(plan, regions, *, keep_rng=True):
     saving = [set(row) for row in saved]
     numbers = {s for row in saved for s in row} - set(tape.saved_stores.tolist())
     e = Events(before)
+    most = []
     for p in range(n):
         k = of.get(p, -1)
+        since = len(e.totals) - 1
         if k >= 0 and p == mine[k][0][0]:
             for s in mine[k][1]:
                 e.hold(s, ("frame", k), size[s])
@@ -107,6 +112,7 @@ def simulate(plan, regions, *, keep_rng=True):
                 e.hold(("state", k), ("frame", k), mine[k][4])
         for s in alloc[p]:
             e.hold(s, "python", size[s])
+        most.append(max(e.totals[since:]))
         for s in saved[p]:
             if k < 0 or s in numbers:
                 e.hold(s, ("node", p), size[s])
@@ -126,7 +132,7 @@ def simulate(plan, regions, *, keep_rng=True):
     e.totals = [e.total]
     events = run.events[: int(run.answer[0])].tolist()
     marks = run.marks.tolist()
-    active = [p for p in range(n - 1, -1, -1) if marks[p][2]]
+    active = {p for p in range(n) if marks[p][2]}
     ran = set()
 
     def play(a, b):
@@ -169,10 +175,14 @@ def simulate(plan, regions, *, keep_rng=True):
 
     now = {}
     start = int(run.answer[18])
-    for p in active:
+    for p in range(n - 1, -1, -1):
+        if p not in active:
+            most.append(0)
+            continue
         begin, release, end = marks[p]
         play(start, begin)
         k = of.get(p, -1)
+        since = len(e.totals) - 1
         if k >= 0 and k not in ran and p in mine[k][3]:
             ran.add(k)
             now |= rerun(k)
@@ -200,7 +210,8 @@ def simulate(plan, regions, *, keep_rng=True):
             e.release(("state", k), ("frame", k))
         play(release, end)
         start = end
-    return forward, e.totals
+        most.append(max(e.totals[since:]))
+    return forward, e.totals, most
 
 
 def maxima(totals):
