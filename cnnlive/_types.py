@@ -35,6 +35,7 @@ __all__ = [
     "csr",
     "dtype_name",
     "frozen",
+    "is_text",
     "promote",
 ]
 
@@ -96,6 +97,24 @@ def dtype_name(dtype: object) -> str:
     if name not in ITEMSIZE:
         raise DTypeError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     return name
+
+
+def is_text(value: object) -> bool:
+    r"""Say whether a value is a text that can be written: half of a surrogate pair cannot.
+
+    Examples
+    --------
+    >>> is_text("conv1"), is_text(1), is_text("\ud800")
+    (True, False, False)
+    """
+    if not isinstance(value, str):
+        return False
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 def promote(dtypes: tuple[str, ...]) -> str:

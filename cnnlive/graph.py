@@ -20,8 +20,16 @@ from typing import Any, Final, NamedTuple
 import networkx
 
 from cnnlive._builder import Builder
-from cnnlive._types import Shape, promote
-from cnnlive.errors import AttributeValueError, CnnliveError, CycleError, GraphError, ShapeError, close_names
+from cnnlive._types import Shape, is_text, promote
+from cnnlive.errors import (
+    AttributeValueError,
+    CnnliveError,
+    CycleError,
+    GraphError,
+    ShapeError,
+    UnknownOperatorError,
+    close_names,
+)
 from cnnlive.ops import MAX_RANK, Operator, Weight, operator, weights_of
 
 __all__ = ["FORMAT", "Graph", "OwnedWeight", "Tensor"]
@@ -31,6 +39,9 @@ _MAX_ELEMENTS: Final = 2**62
 # What a node carries beside the operator's parameters. "tflm" is what TensorFlow Lite Micro's planner is told of an op
 # that was read from a file, see docs/tflite.md.
 _BESIDES: Final = ("op", "scope", "tied", "frozen", "until", "tflm")
+_TOP: Final = ("format", "name", "ops", "outputs", "parameter_order")
+_ROW: Final = ("name", "inputs", "attributes", *_BESIDES)
+_OUTPUT: Final = re.compile(r"[0-9]{1,9}")
 _CALL: Final = re.compile(r"@[0-9]+(?=\.|$)")  # the number of a repeated call
 _TRAINED: Final = ("weight", "bias")
 
@@ -88,6 +99,16 @@ def named_by(pattern: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if matches(name) or matches(_CALL.sub("", name))]
 
 
+def _check_keys(data: Mapping[str, Any], allowed: Sequence[str], needed: Sequence[str], who: str) -> None:
+    """Refuse plain data with a key too many, which would be lost without a word, or too few."""
+    for key in data:
+        if key not in allowed:
+            raise GraphError(f"{who} has the key {key!r}; allowed: {', '.join(allowed)}{close_names(key, allowed)}")
+    for key in needed:
+        if key not in data:
+            raise GraphError(f"{who} lacks the key {key!r}")
+
+
 class Graph(Builder):
     """A directed acyclic CNN.
 
@@ -114,6 +135,8 @@ class Graph(Builder):
     """
 
     def __init__(self, name: str = "") -> None:
+        if not is_text(name):
+            raise GraphError(f"the graph is named {name!r}; allowed: a text")
         self._nx: networkx.MultiDiGraph = networkx.MultiDiGraph(name=name, outputs=[], parameter_order=[])
         self._shapes: dict[str, tuple[Shape, ...]] = {}
         self._dtypes: dict[str, tuple[str, ...]] = {}
@@ -344,10 +367,14 @@ class Graph(Builder):
         frozen: Sequence[str] = (),
     ) -> tuple[Tensor, ...]:
         """Add a node under its full name; every way into the graph ends here."""
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or not is_text(name):
             raise GraphError(f"an op needs a non-empty text as name, not {name!r}")
         if name in self._shapes:
             raise GraphError(f"{name} ({op}): there is already an op of that name, {self._nx.nodes[name]['op']}")
+        if not isinstance(op, str):
+            raise UnknownOperatorError(f"{name}: unknown operator {op!r}; allowed: a name of the operator table")
+        if not isinstance(scope, str) or not is_text(scope):
+            raise GraphError(f"{name} ({op}): scope={scope!r}; allowed: a module path")
         try:
             entry = operator(op)
         except CnnliveError as error:
@@ -418,7 +445,7 @@ class Graph(Builder):
         total = 1
         for d in shape:
             total *= d
-        if total >= _MAX_ELEMENTS or total < 1:
+        if total >= _MAX_ELEMENTS or min(shape) < 1:
             raise ShapeError(f"the result {shape} has {total} elements; allowed: 1 to 2**62 - 1")
 
     @staticmethod
@@ -445,6 +472,8 @@ class Graph(Builder):
     ) -> dict[str, str]:
         mine = weights_of(entry, shapes, values)
         roles = {w.role for w in mine}
+        if not isinstance(tied, str | Mapping):
+            raise GraphError(f"{name} ({entry.name}): tied={tied!r}; allowed: an op, or a table of role to op")
         table: dict[str, str] = {str(r): tied for r in sorted(roles)} if isinstance(tied, str) else dict(tied)
         for role, other in table.items():
             if role not in roles:
@@ -453,7 +482,7 @@ class Graph(Builder):
                 )
             if other == name:
                 theirs = tuple(w for w in mine if w.role not in table)
-            elif other in self._shapes:
+            elif isinstance(other, str) and other in self._shapes:
                 source = [self._shapes[u][o] for u, o in self._sources(other)]
                 data = self._nx.nodes[other]
                 theirs = weights_of(operator(data["op"]), source, data)
@@ -577,7 +606,7 @@ class Graph(Builder):
             if not isinstance(table, Mapping):
                 raise GraphError(f"{name}: until={table!r}; allowed: a table of output to the name of a later op")
             for output, last in table.items():
-                index = int(output) if isinstance(output, int) or str(output).isdecimal() else -1
+                index = int(output) if type(output) is int or _OUTPUT.fullmatch(str(output)) else -1
                 if not 0 <= index < len(self._shapes[name]):
                     raise GraphError(f"{name}: until names output {output!r}; it has {len(self._shapes[name])}")
                 self.hold(Tensor(self, name, index), last)
@@ -678,6 +707,8 @@ class Graph(Builder):
         held: list[tuple[str, Any]] = []
         for n in order:
             data = dict(graph.nodes[n])
+            if not isinstance(n, str):
+                raise GraphError(f"an op needs a non-empty text as name, not {n!r}")
             if "op" not in data:
                 raise GraphError(f"node {n!r} has no attribute 'op'")
             op, scope, tied = data.pop("op"), data.pop("scope", ""), data.pop("tied", None)
@@ -692,6 +723,8 @@ class Graph(Builder):
                         f"edge {u!r} -> {n!r} has no attribute 'input' and {n!r} reads {len(edges)} tensors"
                     )
                 slot, output = e.get("input", 0), e.get("output", 0)
+                if type(slot) is not int or type(output) is not int:
+                    raise GraphError(f"edge {u!r} -> {n!r} has input={slot!r}, output={output!r}; allowed: integers")
                 if slot in sources:
                     raise GraphError(f"node {n!r} has two edges with input={slot}")
                 if not 0 <= output < len(result._shapes[u]):
@@ -701,14 +734,48 @@ class Graph(Builder):
                 raise GraphError(f"node {n!r} has edges with input={sorted(sources)}; allowed: 0 to {len(sources) - 1}")
             result._add(n, op, [sources[i] for i in range(len(sources))], data, scope, tied, frozen)
             if told is not None:
-                result._nx.nodes[n]["tflm"] = told
+                result._tell(n, told)
         result._hold_all(held)
-        for node, index in graph.graph.get("outputs", ()):
-            if node not in result or not 0 <= index < len(result._shapes[node]):
-                raise GraphError(f"the graph has no tensor {index} of {node!r}, listed under outputs")
-            result.output(Tensor(result, node, index))
-        result.order_parameters(*graph.graph.get("parameter_order", ()))
+        result._mark(graph.graph.get("outputs", ()), graph.graph.get("parameter_order", ()))
         return result
+
+    def _tensor(self, pair: Any, who: str, what: str) -> Tensor:
+        """Return the tensor that an op and the number of its output name; the texts are what errors say around it."""
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise GraphError(f"{who} {pair!r}; allowed: an op and the number of its output")
+        op, output = pair
+        if not isinstance(op, str) or type(output) is not int or not 0 <= output < len(self._shapes.get(op, ())):
+            raise GraphError(f"{who} tensor {output!r} of {op!r}, {what}")
+        return Tensor(self, op, output)
+
+    def _mark(self, outputs: Any, parameter_order: Any) -> None:
+        """Read the lists that a graph carries beside its ops."""
+        for what, rows in (("outputs", outputs), ("parameter_order", parameter_order)):
+            if not isinstance(rows, list | tuple):
+                raise GraphError(f"{what}={rows!r}; allowed: a list")
+        for pair in outputs:
+            self.output(self._tensor(pair, "the graph has no", "listed under outputs"))
+        self.order_parameters(*parameter_order)
+
+    def _tell(self, name: str, told: Any) -> None:
+        """Check and keep what TensorFlow Lite Micro's planner is told of an op."""
+        fine = isinstance(told, Mapping) and set(told) <= {"tensors", "scratch", "idle"}
+        if fine:
+            tensors, scratch, idle = (told.get(key, []) for key in ("tensors", "scratch", "idle"))
+            fine = (
+                all(isinstance(row, list | tuple) for row in (tensors, scratch, idle))
+                and len(tensors) == len(self._shapes[name])
+                and all(isinstance(row, list | tuple) and len(row) == 2 for row in idle)
+            )
+        if fine:
+            numbers = [*tensors, *scratch, *(x for row in idle for x in row)]
+            fine = all(type(x) is int and x >= 0 for x in numbers) and sum(numbers) < _MAX_ELEMENTS
+        if not fine:
+            raise GraphError(
+                f"{name}: tflm={told!r}; allowed: a table with the numbers of the op's tensors, bytes of scratch and "
+                "pairs of idle tensors and their bytes"
+            )
+        self._nx.nodes[name]["tflm"] = told
 
     def to_dict(self) -> dict[str, Any]:
         """Return the graph as plain data, as :meth:`to_json` writes it."""
@@ -740,39 +807,30 @@ class Graph(Builder):
         Raises
         ------
         GraphError
-            If the data has another form; errors of the ops as in :meth:`op`.
+            If the data has another form, or a key that is not known; errors of the ops as in :meth:`op`.
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise GraphError(f"not a cnnlive graph; 'format' has to be {FORMAT!r}")
-        try:
-            graph = cls(str(data.get("name", "")))
-            for row in data["ops"]:
-                sources = []
-                for u, o in row["inputs"]:
-                    if u not in graph or not 0 <= o < len(graph._shapes[u]):
-                        raise GraphError(f"{row['name']} reads tensor {o} of {u!r}, which no op before it writes")
-                    sources.append(Tensor(graph, u, o))
-                graph._add(
-                    row["name"],
-                    row["op"],
-                    sources,
-                    row.get("attributes", {}),
-                    row.get("scope", ""),
-                    row.get("tied"),
-                    row.get("frozen", ()),
-                )
-                if "tflm" in row:
-                    graph._nx.nodes[row["name"]]["tflm"] = row["tflm"]
-            graph._hold_all((row["name"], row["until"]) for row in data["ops"] if "until" in row)
-            for u, o in data.get("outputs", ()):
-                if u not in graph or not 0 <= o < len(graph._shapes[u]):
-                    raise GraphError(f"the graph has no tensor {o} of {u!r}, listed under outputs")
-                graph.output(Tensor(graph, u, o))
-            graph.order_parameters(*data.get("parameter_order", ()))
-        except CnnliveError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise GraphError(f"the data is not a cnnlive graph: {type(error).__name__} {error}") from None
+        _check_keys(data, _TOP, ("ops",), "the graph")
+        name, rows = data.get("name", ""), data["ops"]
+        if not isinstance(rows, list | tuple):
+            raise GraphError(f"ops is a {type(rows).__name__}; allowed: a list")
+        graph = cls(name)
+        for k, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                raise GraphError(f"op {k} is {row!r}; allowed: a table")
+            who = str(row.get("name", f"op {k}"))
+            _check_keys(row, _ROW, ("name", "op", "inputs"), who)
+            inputs, attributes = row["inputs"], row.get("attributes", {})
+            if not isinstance(inputs, list | tuple) or not isinstance(attributes, Mapping):
+                raise GraphError(f"{who}: inputs={inputs!r}, attributes={attributes!r}; allowed: a list and a table")
+            sources = [graph._tensor(pair, f"{who} reads", "which no op before it writes") for pair in inputs]
+            graph._add(row["name"], row["op"], sources, attributes, row.get("scope", ""), row.get("tied"),
+                       row.get("frozen", ()))  # fmt: skip
+            if "tflm" in row:
+                graph._tell(row["name"], row["tflm"])
+        graph._hold_all((row["name"], row["until"]) for row in rows if "until" in row)
+        graph._mark(data.get("outputs", ()), data.get("parameter_order", ()))
         return graph
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:

@@ -134,8 +134,10 @@ def _order_text(plan: OrderPlan, data: dict[str, Any], path: Path) -> str:
     names = plan.op_names
     if suffix == ".csv":
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(ORDER_HEAD.split(","))
+        file.write(ORDER_HEAD + "\n")
+        # A writer quotes the end of line that it was given, and a reader knows the other one too.
+        other = any("\r" in name for name in names)
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if other else csv.QUOTE_MINIMAL)
         writer.writerows(zip(range(len(names)), plan.order.tolist(), names, strict=True))
         return file.getvalue()
     for k, name in enumerate(names):

@@ -101,7 +101,8 @@ def read_order(path: str | None) -> Any:
         "allowed: op names, one a line; a JSON list of them; what --json printed; what `cnnlive order --out` wrote"
     )
     try:
-        whole = Path(path).read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", newline="") as file:  # a name may hold an end of line, in quotes
+            whole = file.read()
     except UnicodeDecodeError:
         raise OrderError(f"{path} is not text; {allowed}") from None
     text = whole.strip()
@@ -109,7 +110,10 @@ def read_order(path: str | None) -> Any:
         raise OrderError(f"{path} is empty; {allowed}")
     if text[0] not in "[{":
         if text.startswith(ORDER_HEAD):
-            return [row[-1] for row in csv.reader(io.StringIO(whole, newline="")) if row][1:]
+            try:
+                return [row[-1] for row in csv.reader(io.StringIO(whole, newline="")) if row][1:]
+            except csv.Error as error:
+                raise OrderError(f"{path} is not CSV: {error}; {allowed}") from None
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
         order = json.loads(text)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from cnnlive._types import is_text
 from cnnlive.buffers import Buffers
 from cnnlive.errors import ArenaError, ReadError
 
@@ -59,11 +60,16 @@ def read_buffers(source: str | os.PathLike[str] | IO[str]) -> Buffers:
     where = repr(str(path))
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            return _read(file, where, Path(path).stem)
+            return _read(file, where, Path(file_title(path)).stem)
     except (OSError, ValueError) as error:
         if isinstance(error, ReadError):
             raise
         raise ReadError(f"{where} cannot be read as buffers: {getattr(error, 'strerror', None) or error}") from None
+
+
+def file_title(path: str | bytes | os.PathLike[Any]) -> str:
+    """Return a file's name as a text that can be written, whatever bytes it has."""
+    return os.path.basename(os.fsdecode(path)).encode("utf-8", "replace").decode()
 
 
 def _read(file: IO[str], where: str, name: str) -> Buffers:
@@ -177,7 +183,7 @@ def write_buffers(
     Raises
     ------
     ArenaError
-        If a plan has no placement, or there are not as many offsets as buffers.
+        If a plan has no placement, there are not as many offsets as buffers, or an id cannot stand in a text file.
     OSError
         If the file cannot be written.
 
@@ -200,6 +206,9 @@ def write_buffers(
         b, at = buffers.buffers, list(buffers.offset_of.values())
     if len(at) != b.n:
         raise ArenaError(f"there are {len(at)} offsets for {b.n} buffers; allowed: one for each")
+    for name in b.ids:
+        if "\0" in name or not is_text(name):
+            raise ArenaError(f"the id {name!r} cannot stand in a CSV file; allowed: texts without a NUL character")
     columns: dict[str, Sequence[object]] = {
         "id": b.ids, "lower": b.lower.tolist(), "upper": b.upper.tolist(), "size": b.nbytes.tolist()
     }  # fmt: skip

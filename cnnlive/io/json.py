@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from cnnlive.errors import CnnliveError, GraphError, ReadError
+from cnnlive.errors import CnnliveError, ReadError
 from cnnlive.graph import Graph
 
 __all__ = ["read_json"]
@@ -29,7 +29,7 @@ def read_json(source: str | os.PathLike[str] | Mapping[str, Any]) -> Graph:
     Raises
     ------
     ReadError
-        If the file cannot be opened or is not JSON; the message gives the file's name.
+        If the file cannot be opened, is not JSON, or an object has a key twice; the message gives the file's name.
     GraphError, UnknownOperatorError, AttributeValueError, ShapeError
         If the data is JSON and not a graph; the message gives the file's name and the op.
 
@@ -53,7 +53,9 @@ def read_json(source: str | os.PathLike[str] | Mapping[str, Any]) -> Graph:
             reason = getattr(error, "strerror", None) or str(error)
             raise ReadError(f"{where} cannot be read as a graph: {reason}") from None
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_unique)
+    except ReadError as error:
+        raise ReadError(f"{where}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{where} is not JSON: {error}") from None
     if not isinstance(data, Mapping):
@@ -61,10 +63,18 @@ def read_json(source: str | os.PathLike[str] | Mapping[str, Any]) -> Graph:
     return _build(data, f"{where}: ")
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that stands twice: the second would take the place of the first without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ReadError(f"the key {twice!r} stands twice in one object; allowed: once")
+    return found
+
+
 def _build(data: Mapping[str, Any], where: str) -> Graph:
     try:
         return Graph.from_dict(data)
     except CnnliveError as error:
         raise type(error)(f"{where}{error}") from None
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise GraphError(f"{where}the data is not a cnnlive graph: {type(error).__name__} {error}") from None

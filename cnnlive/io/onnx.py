@@ -25,16 +25,19 @@ from cnnlive.errors import (
 from cnnlive.graph import Graph, Tensor
 from cnnlive.io._onnx_fold import FOLDS, Constant, cast_to, fold, from_proto, shape_of, size_of
 from cnnlive.io._onnx_ops import RULES, Weights
+from cnnlive.io.buffers import file_title
 from cnnlive.ops import Weight, operator, weights_of
 
-__all__ = ["MIN_OPSET", "read_onnx"]
+__all__ = ["MAX_DEPTH", "MAX_INLINED", "MIN_OPSET", "read_onnx"]
 
 MIN_OPSET: Final = 7  # before it, broadcasting followed other rules
+MAX_INLINED: Final = 200_000  # nodes that the functions of a file may become
+MAX_DEPTH: Final = 100  # of functions that call functions, as onnx's own inliner has it
 _DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 _GRAPH_ATTRIBUTES: Final = (5, 10)  # AttributeProto.GRAPH, AttributeProto.GRAPHS
 # What a damaged file makes of the arithmetic on its numbers.
 _MALFORMED: Final = (
-    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
     struct.error,
 )  # fmt: skip
 
@@ -126,7 +129,7 @@ def _load(source: Any) -> tuple[Any, str]:
         return source, ""
     file_name, where = "", "the bytes given"
     if isinstance(source, str | os.PathLike):
-        file_name = os.path.basename(os.fspath(source))
+        file_name = file_title(source)
         where = repr(os.fspath(source))
         try:
             with open(source, "rb") as file:
@@ -392,12 +395,45 @@ def _inlined(model: Any) -> Any:
     """Replace calls of functions that the file defines itself by their bodies."""
     if not model.functions:
         return model
+    n = _nodes_inlined(model)
+    if n > MAX_INLINED:
+        raise ReadError(f"the functions of the file stand for {n:,} nodes or more; allowed: up to {MAX_INLINED:,}")
     try:
         from onnx import inliner  # noqa: PLC0415 - optional dependency
 
         return inliner.inline_local_functions(model)
     except Exception as error:  # raised from C++; what it derives from differs between versions
         raise ReadError(f"the functions of the file cannot be inlined: {error}") from None
+
+
+def _nodes_inlined(model: Any) -> int:
+    """Count the nodes that a model has without functions: a few that call each other stand for millions."""
+
+    def key(domain: str, name: str, one: Any) -> tuple[str, str, str]:
+        return domain, name, getattr(one, "overload", "")  # of onnx 1.16 and later
+
+    calls = {
+        key(f.domain, f.name, f): [key(n.domain, n.op_type, n) for n in _all_nodes(f.node)] for f in model.functions
+    }
+    size = dict.fromkeys(calls, 1)
+    for _ in range(MAX_DEPTH):
+        grown = {k: min(sum(size.get(c, 1) for c in inner), MAX_INLINED + 1) for k, inner in calls.items()}
+        if grown == size:
+            return sum(size.get(key(n.domain, n.op_type, n), 1) for n in _all_nodes(model.graph.node))
+        size = grown
+    raise ReadError(f"the functions of the file call each other in a cycle, or more than {MAX_DEPTH} deep")
+
+
+def _all_nodes(nodes: Any) -> list[Any]:
+    """Return nodes and those of the graphs that are their attributes."""
+    found, left = [], list(nodes)
+    while left:
+        node = left.pop()
+        found.append(node)
+        for a in node.attribute:
+            for graph in (a.g, *a.graphs):
+                left += graph.node
+    return found
 
 
 def _opset_of(model: Any) -> int:

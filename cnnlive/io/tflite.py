@@ -21,6 +21,7 @@ from cnnlive._types import FLOATING, ITEMSIZE, Shape
 from cnnlive.errors import CnnliveError, MissingExtraError, ReadError
 from cnnlive.graph import Graph, Tensor
 from cnnlive.io._tflite_ops import RULES, Built, NotInTable, laid_out, scratch_of
+from cnnlive.io.buffers import file_title
 from cnnlive.ops import MAX_RANK, operator
 
 __all__ = ["SCHEMA_VERSION", "read_tflite"]
@@ -38,7 +39,7 @@ _TYPES: Final[Mapping[int, str]] = {
 }  # fmt: skip
 _FOUR_BITS: Final = 17
 _MALFORMED: Final = (
-    ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, MemoryError, RuntimeError, TypeError,
+    ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, RuntimeError, TypeError,
     ValueError, struct.error,
 )  # fmt: skip
 
@@ -124,7 +125,7 @@ def _opened(source: Any) -> tuple[Any, str, str]:
         with open(path, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 raise ReadError(f"{path!r} cannot be read as TFLite: it is empty")
-            name = os.path.basename(os.fsdecode(path))
+            name = file_title(path)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), name, name
     except (OSError, ValueError) as error:
         if isinstance(error, ReadError):

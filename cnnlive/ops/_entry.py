@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Final, Literal, get_args
 
-from cnnlive._types import FLOATING, ITEMSIZE, Attrs, Shape, dtype_name
+from cnnlive._types import FLOATING, ITEMSIZE, Attrs, Shape, dtype_name, is_text
 from cnnlive.errors import AttributeValueError
-from cnnlive.ops._shapes import RULES, ShapeRule, given
+from cnnlive.ops._shapes import END, RULES, ShapeRule, given
 
 __all__ = ["REQUIRED", "Attribute", "Operator", "Weight"]
 
@@ -192,6 +192,8 @@ def integer(least: int | None = 1) -> Callable[[Any], int]:
         whole = not isinstance(value, bool) and isinstance(value, Real) and value % 1 == 0
         if not whole or value < low:
             raise ValueError("an integer" + (f" >= {least}" if least is not None else ""))
+        if not -END - 1 <= value <= END:
+            raise ValueError("an integer of 64 bits")  # what kernels compute with
         return int(value)
 
     return read
@@ -208,7 +210,7 @@ def number(value: Any) -> float:
     """Read a real number."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise ValueError("a number") from None
 
 
@@ -229,8 +231,8 @@ def integers(least: int | None = None) -> Callable[[Any], tuple[int, ...]]:
 
 def numbers(value: Any) -> tuple[float, ...]:
     """Read one positive number or a sequence of them, as a tuple."""
-    values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),)
-    if any(v <= 0 for v in values):
+    values = tuple(number(v) for v in value) if isinstance(value, Sequence) else (number(value),)
+    if not all(0 < v < math.inf for v in values):
         raise ValueError("positive numbers")
     return values
 
@@ -328,4 +330,7 @@ def dtype(value: Any) -> str:
 
 def free_text(value: Any) -> str:
     """Read any text."""
-    return str(value)
+    found = str(value)
+    if not is_text(found):
+        raise ValueError("a text")
+    return found

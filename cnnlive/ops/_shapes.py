@@ -20,6 +20,7 @@ from cnnlive.errors import AttributeValueError, ShapeError
 __all__ = ["END", "MAX_RANK", "RULES", "ShapeRule"]
 
 MAX_RANK: Final = 6
+MAX_PARTS: Final = 65_536  # tensors that one op writes where it is told a size or a count only
 END: Final = 2**63 - 1  # a slice without a stop
 
 Shapes = Sequence[Shape]
@@ -274,11 +275,17 @@ def _encode_dim(_shapes: Shapes, a: Attrs) -> list[int]:
     return [a["dim"]]
 
 
+def _check_parts(n: int, size: int) -> None:
+    if -(-n // size) > MAX_PARTS:
+        raise ShapeError(f"a dimension of {n} cut by {size} has {-(-n // size)} parts; allowed: up to {MAX_PARTS}")
+
+
 def _infer_split(shapes: Shapes, a: Attrs) -> tuple[Shape, ...]:
     shape, dim = shapes[0], a["dim"]
     n = shape[dim]
     if "chunks" in a:
         size = -(-n // a["chunks"])
+        _check_parts(n, size)
         sizes = [min(size, n - start) for start in range(0, n, size)]
     else:
         sizes = list(a["sizes"])
@@ -293,6 +300,7 @@ def _resolve_split(shapes: Shapes, a: dict[str, Any]) -> dict[str, Any]:
     a = _resolve_dim(shapes, a)
     if isinstance(a.get("sizes"), int):
         n, size = shapes[0][a["dim"]], a["sizes"]
+        _check_parts(n, size)
         a["sizes"] = tuple(min(size, n - start) for start in range(0, n, size))
     return a
 

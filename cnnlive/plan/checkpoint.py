@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -445,13 +446,9 @@ class CheckpointPlan(Columns):
         RematError
             If something is missing, or the plan is not one of this net: its peak and cost are worked out anew.
         """
-        missing = [k for k in ("batch", "budget", "costs", "states", "method", "effort", "peak_bytes", "cost",
-                               "lower_bound") if k not in data]  # fmt: skip
-        if missing:
-            raise RematError(f"a checkpoint plan's data lacks {missing[0]!r}")
-        options = {k: v for k, v in data.get("options", {}).items() if v is not None} | training
+        options = {k: v for k, v in _checked(data).get("options", {}).items() if v is not None} | training
         model = read_cost_model(data["costs"])
-        again = bool(data.get("recompute_random", False))
+        again = data.get("recompute_random", False)
         step = _step(graph, data["batch"], model, again, options)
         plan = _read_plan(step, data)
         for what in ("peak_bytes", "cost"):
@@ -545,6 +542,37 @@ class CheckpointFrontier(Columns):
             f"<CheckpointFrontier {self.name!r}, batch {self.batch}: {len(self.plans)} plans, {self.least_bytes:,} to "
             f"{self.keep_bytes:,} B>"
         )
+
+
+_NEEDED: Final[Mapping[str, Any]] = MappingProxyType({
+    "batch": int, "budget": int, "peak_bytes": int, "cost": int, "lower_bound": int, "states": list | tuple,
+    "method": METHODS, "effort": str, "costs": str | Mapping,
+})  # fmt: skip
+
+
+def _checked(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check the form of a plan's data."""
+    if not isinstance(data, Mapping):
+        raise RematError(f"a checkpoint plan's data is a {type(data).__name__}; allowed: what to_dict returns")
+    for key, allowed in _NEEDED.items():
+        if key not in data:
+            raise RematError(f"a checkpoint plan's data lacks {key!r}")
+        value = data[key]
+        if isinstance(allowed, tuple):
+            if value not in allowed:
+                raise RematError(f"{key}={value!r}; allowed: {', '.join(map(repr, allowed))}")
+        elif not isinstance(value, allowed) or isinstance(value, bool):
+            raise RematError(f"{key}={value!r}; allowed: what to_dict returns")
+    options, again = data.get("options", {}), data.get("recompute_random", False)
+    if not isinstance(options, Mapping) or not all(isinstance(k, str) for k in options):
+        raise RematError(f"options={options!r}; allowed: a table of options of plan_training")
+    if not isinstance(again, bool):
+        raise RematError(f"recompute_random={again!r}; allowed: True or False")
+    if not data["peak_bytes"] <= data["budget"]:
+        raise RematError(f"budget={data['budget']:,} is below the plan's peak_bytes={data['peak_bytes']:,}")
+    if not all(type(state) is int for state in data["states"]):
+        raise RematError("the plan's states are not all integers")
+    return data
 
 
 def _read_plan(step: StepGraph, data: Mapping[str, Any]) -> RematPlan:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ Bools: TypeAlias = NDArray[np.bool_]
 Records: TypeAlias = tuple[I64, I64, F64]  # record, spec of bytes, how often
 
 _LIMIT: Final = 2**60
+_SLOWEST: Final = 1e-9  # per second; times of a step are finite then
 _MILLISECOND: Final = 1e6  # in nanoseconds
 _PER_MS: Final[Mapping[str, float]] = MappingProxyType({"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6})
 _SHOWN: Final = 8  # names in a message
@@ -195,8 +197,8 @@ class Roofline(Costs):
         """
         for what in ("flops_per_second", "bytes_per_second"):
             given = getattr(self, what)
-            if not _is_number(given) or not 0 < given < math.inf:
-                raise RematError(f"roofline: {what}={given!r}; allowed: a positive number")
+            if not _is_number(given) or not _SLOWEST <= given < math.inf:
+                raise RematError(f"roofline: {what}={given!r}; allowed: a positive number, {_SLOWEST} or more")
             object.__setattr__(self, what, float(given))
 
     @property
@@ -327,6 +329,12 @@ class Measured(Costs):
         ms = np.array([t.forward_ms for t in self.times])
         back = np.array([np.nan if t.backward_ms is None else t.backward_ms for t in self.times])
         f, b = (np.bincount(row[given], c[given], minlength=n) for c in (forward, backward))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where it is added up
+            return self._told(ms, back, scale, f, b, forward, backward, row, tape, w)
+
+    def _told(self, ms: F64, back: F64, scale: float, f: F64 | I64, b: F64 | I64, forward: I64, backward: I64, row: I64,
+              tape: Tape, w: Work) -> tuple[I64, I64]:  # fmt: skip
+        given = row >= 0
         # What was not measured, in the measured scale.
         there = f > 0
         agree = ms[there].sum() * scale / f[there].sum() if there.any() else 1.0
@@ -416,7 +424,10 @@ class Measured(Costs):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    """Say whether a value is a number; an integer beyond what a double holds is none here."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    return not isinstance(value, int) or abs(value) <= sys.float_info.max
 
 
 def _named(names: Sequence[str]) -> str:
@@ -951,15 +962,16 @@ def _table(text: str, where: str) -> list[tuple[str, OpTime]]:
                 value = float(given)
             except ValueError:
                 value = math.nan
-            times[f"{what}_ms"] = _time(value, f"{here}op {name!r} has {title}={given!r}") * per
+            times[f"{what}_ms"] = _time(value, f"{here}op {name!r} has {title}={given!r}", per)
         found.append((here, OpTime(name, **times)))  # type: ignore[arg-type]
     return found
 
 
-def _time(value: object, what: str) -> float:
-    if not _is_number(value) or not 0 <= value < math.inf:  # type: ignore[operator]
+def _time(value: object, what: str, per: float = 1.0) -> float:
+    """Return a time in milliseconds; `per` is how many a unit of it has."""
+    if not _is_number(value) or not 0 <= float(value) * per < math.inf:  # type: ignore[arg-type]
         raise ReadError(f"{what}; allowed: a number, 0 or more")
-    return float(value)  # type: ignore[arg-type]
+    return float(value) * per  # type: ignore[arg-type]
 
 
 def _times(data: Any, where: str) -> Iterable[OpTime]:
@@ -993,7 +1005,7 @@ def _one(name: object, value: Any, here: str) -> OpTime:
         for title, (what, per) in columns.items():
             if value[title] is None and what == "backward":
                 continue
-            times[f"{what}_ms"] = _time(value[title], f"{here}{title}={value[title]!r}") * per
+            times[f"{what}_ms"] = _time(value[title], f"{here}{title}={value[title]!r}", per)
         return OpTime(name, **times)  # type: ignore[arg-type]
     pair = list(value) if isinstance(value, list | tuple) else [value]
     if not 1 <= len(pair) <= 2:

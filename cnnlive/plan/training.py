@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnlive._kernels.backward import spec_bytes, train_step
 from cnnlive._types import DTYPES, FLOATING, I64, Columns, Result, Shape, column, frozen
-from cnnlive.errors import GraphError, close_names
+from cnnlive.errors import GraphError, ShapeError, close_names
 from cnnlive.graph import Graph, named_by
 from cnnlive.lowered import Lowered, check_batch, check_operators, lower
 from cnnlive.plan.allocator import CudaAllocator, read_allocator, replay_trace
@@ -417,6 +417,7 @@ def plan_training(
     # Gradients are there already: of an earlier micro-batch, or of an earlier step that did not let them go.
     accumulates = micro_batches > 1 or (not set_to_none and not first_step)
     run = _run(net, tape, batch, accumulates)
+    _check_countable(tape, run, batch)
     answer = run.answer.tolist()
     if first_step and late_step:
         raise GraphError("first_step and late_step exclude each other")
@@ -595,6 +596,16 @@ def _seeds_of(tape: Tape, spec: I64) -> Seeds:
 # The gradient of the loss: one handle, an ordinary tensor that nobody else holds.
 _SEED: Final = column([0])
 _SEED_FORM: Final = column([3])
+
+
+def _check_countable(tape: Tape, run: _Run, batch: int) -> None:
+    """Refuse a step whose sums may not fit 63 bits: an optimizer keeps several copies, backward makes as much again."""
+    spec = run.spec_nbytes.astype(np.float64)
+    made = spec[tape.store_spec].sum() + spec[tape.edge_spec[tape.edge_spec >= 0]].sum()
+    for what, nbytes, allowed in (("parameters", tape.parameter_bytes, 58), ("tensors of the step", made, 61)):
+        if nbytes >= 2.0**allowed:
+            raise ShapeError(f"all {what} together at batch {batch} can take {nbytes:.3g} bytes; allowed for training: "
+                             f"below 2**{allowed}")  # fmt: skip
 
 
 def _run(net: Lowered, tape: Tape, batch: int, accumulates: bool) -> _Run:
