@@ -61,7 +61,6 @@ _NAMED_STEPS: Final = 48  # so many steps have their names on the axis
 _BANDS: Final = 14  # most groups of layers that are told apart above a timeline
 _UNITS: Final = (("B", 1), ("KiB", 1024), ("MiB", 1024**2), ("GiB", 1024**3), ("TiB", 1024**4))
 _SMALL: Final = 8.0
-_HEADROOM: Final = 0.2  # of the axes, above the data, for what names the peak
 _STYLE: Final[Mapping[str, Any]] = {
     "font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0, "xtick.labelsize": _SMALL,
     "ytick.labelsize": _SMALL, "legend.fontsize": _SMALL, "figure.dpi": 120.0, "axes.linewidth": 0.7,
@@ -239,13 +238,19 @@ def _level(
 
 
 def _legend(ax: Axes, own: bool, reverse: bool = False) -> None:
-    """Name the colours beside the axes of a figure of one's own, inside those that were given."""
+    """Name the colours: beside the axes of a figure of one's own, under given ones."""
     handles, labels = ax.get_legend_handles_labels()
     if reverse:
         handles, labels = handles[::-1], labels[::-1]
-    where: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if own else {"loc": "best"}
-    if len(handles) > 1:
-        ax.legend(handles, labels, frameon=not own, borderaxespad=0.2, handlelength=1.2, handleheight=1.0, **where)
+    if len(handles) < 2:
+        return
+    style: dict[str, Any] = {"fontsize": _SMALL, "borderaxespad": 0.2, "handlelength": 1.2, "handleheight": 1.0}
+    if own:
+        style |= {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+    else:
+        under = 36 / 72 * ax.figure.dpi / ax.get_window_extent().height  # ticks and their label
+        style |= {"loc": "upper left", "bbox_to_anchor": (0.0, -under), "frameon": False, "ncols": 3}
+    ax.legend(handles, labels, **style)
 
 
 class _Steps:
@@ -299,20 +304,24 @@ def _named(ax: Axes, names: Sequence[str]) -> bool:
 
 
 def _mark_bands(ax: Axes, scopes: Sequence[str]) -> bool:
-    """Part a timeline by layers, with their names above where they fit."""
-    bands = scope_bands(scopes)
+    """Part a timeline by layers, with their names above where they fit; not at all where fewer than two do."""
     width = ax.get_window_extent().width / max(len(scopes), 1)
-    pixels = ax.figure.dpi / 72 * (_SMALL - 1) * 0.62
+    pixels = ax.figure.dpi / 72 * (_SMALL - 1) * 0.62  # of a letter
+    named = []
+    bands = scope_bands(scopes)
     for name, begin, end in bands:
-        if begin:
-            ax.axvline(begin - 0.5, color=_ink(), linewidth=0.6, alpha=0.25, zorder=5)
-        last = name.split(".")
-        label = last[-1] if not last[-1].isdecimal() else ".".join(last[-2:])
-        if (end - begin) * width > len(label) * pixels:
-            ax.annotate(_plain(label), ((begin + end - 1) / 2, 1.0), (0, 2), xycoords=("data", "axes fraction"),
-                        textcoords="offset points", ha="center", va="bottom", fontsize=_SMALL - 1,
-                        alpha=0.8)  # fmt: skip
-    return bool(bands)
+        parts = name.split(".")
+        label = ".".join(parts[-2:]) if parts[-1].isdecimal() else parts[-1]
+        if label and (end - begin) * width > len(label) * pixels:
+            named.append((label, (begin + end - 1) / 2))
+    if len(named) < 2:
+        return False
+    for _, begin, _ in bands[1:]:
+        ax.axvline(begin - 0.5, color=_ink(), linewidth=0.6, alpha=0.25, zorder=5)
+    for label, middle in named:
+        ax.annotate(_plain(label), (middle, 1.0), (0, 2), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", ha="center", va="bottom", fontsize=_SMALL - 1, alpha=0.8)  # fmt: skip
+    return True
 
 
 def _stack(ax: Axes, steps: _Steps, rows: I64, kinds: Sequence[str], words: Mapping[str, str] = _WORDS) -> None:
@@ -329,8 +338,11 @@ def _stack(ax: Axes, steps: _Steps, rows: I64, kinds: Sequence[str], words: Mapp
     ax.stairs(base, steps.edges, baseline=None, color=_ink(), linewidth=0.35 if thin else 0.7, zorder=3)
 
 
-def _room(ax: Axes, top: float) -> None:
-    ax.set_ylim(0, top / (1 - _HEADROOM) if top else 1)
+def _room(ax: Axes, top: float, lines: int = 2) -> None:
+    """Leave room above the data for so many lines of text that name the peak."""
+    points = ax.get_window_extent().height * 72 / ax.figure.dpi
+    share = min((1.35 * _SMALL * lines + 14) / (0.85 * points), 0.5)  # a layout may take some of the height
+    ax.set_ylim(0, top / (1 - share) if top else 1)
     ax.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
     _bytes(ax.yaxis)
 
@@ -359,7 +371,7 @@ def _inference(plan: Any, ax: Axes | None, *, weights: bool = False) -> Axes:
     net, order = plan.network, plan.order.tolist()
     steps = _Steps(ax, plan.timeline)
     _stack(ax, steps, rows, kinds)
-    _room(ax, plan.activation_peak_bytes + fixed)
+    _room(ax, plan.activation_peak_bytes + fixed, 2 if weights else 3)
     bands = not _named(ax, [net.op_names[op] for op in order]) and _mark_bands(ax, [net.op_scopes[op] for op in order])
     ax.set_ylabel("memory alive" if weights else "activations alive")
     kind = net.op_kinds[order[plan.peak_step]]
@@ -404,7 +416,7 @@ def _order(plan: Any, ax: Axes | None) -> Axes:
         _curve(ax, _Steps(ax, values), values, colour=COLOURS[colour], fill=fill, label=label, width=width)
     ax.axhline(plan.lower_bound, color=COLOURS["red"], linestyle="--", linewidth=1.1, zorder=4,
                label=f"no order below {format_bytes(plan.lower_bound)}")  # fmt: skip
-    _room(ax, max(plan.program_peak_bytes, plan.peak_bytes))
+    _room(ax, max(plan.program_peak_bytes, plan.peak_bytes), 4)
     _named(ax, plan.op_names)
     ax.set_ylabel("activations alive")
     first, second = int(before.argmax()), int(after.argmax())
@@ -605,8 +617,7 @@ def _arena(plan: Any, ax: Axes | None, *, colour: str = "layer") -> Axes:
         begin, end, nbytes, at = b.lower[shown], b.upper[shown], b.nbytes[shown], plan.offsets[shown]
         rows = np.column_stack([begin - 0.5, end - 0.5, at, at + nbytes])
         groups = _groups(plan, colour, (b.upper - b.lower).clip(0) * b.nbytes.astype(float))
-        _room(ax, max(plan.arena_bytes, plan.capacity or 0, plan.lower_bound))
-        ax.set_ylim(0, ax.get_ylim()[1] * (1 - _HEADROOM) / (1 - _HEADROOM / 2))
+        _room(ax, max(plan.arena_bytes, plan.capacity or 0, plan.lower_bound), 1)
         repeat = _rectangles(ax, rows, [groups[i] for i in shown.tolist()])
         _label_rectangles(ax, rows, [_short(b.ids[i], 40).replace(r"\$", "$") for i in shown.tolist()])
         same = plan.arena_bytes == plan.lower_bound
@@ -618,11 +629,13 @@ def _arena(plan: Any, ax: Axes | None, *, colour: str = "layer") -> Axes:
         _level(ax, plan.capacity, f"capacity {format_bytes(plan.capacity)}", colour=COLOURS["red"], at=1.0, above=True)
     net = None if plan.plan is None else plan.plan.network
     _named(ax, ["step"] * 10_000 if net is None else [net.op_names[op] for op in plan.plan.order.tolist()])
-    ax.set_ylabel("address")
+    ax.set_ylabel("memory alive" if plan.offsets is None else "address")
     if repeat:
         ax.set_xlabel(f"{ax.get_xlabel() or 'op'} (neighbouring {colour}s differ in colour; colours repeat)")
-    detail = f"arena of {len(shown):,} buffers" + (f", profile {plan.plan.profile.name}" if plan.plan else "")
-    _title(ax, plan.name or "buffers", detail, f"placed by {plan.method}", proof)
+    profile = "" if plan.plan is None else plan.plan.profile.name
+    known = plan.offsets is None or plan.method in ("auto", profile)
+    _title(ax, plan.name or "buffers", f"arena, {len(shown):,} buffers", f"profile {profile}" if profile else "",
+           "" if known else f"placed by {plan.method}", proof)  # fmt: skip
     _legend(ax, own)
     return ax
 
@@ -650,8 +663,7 @@ def _objects(plan: Any, ax: Axes | None) -> Axes:
     ax.set_xlim(first - 0.5, last - 0.5)
     at = floor[plan.object_of[shown]]
     rows = np.column_stack([b.lower[shown] - 0.5, b.upper[shown] - 0.5, at, at + b.nbytes[shown]])
-    _room(ax, plan.total_bytes)
-    ax.set_ylim(0, ax.get_ylim()[1] * (1 - _HEADROOM) / (1 - _HEADROOM / 2))
+    _room(ax, plan.total_bytes, 1)
     _rectangles(ax, rows, [""] * len(rows))
     _label_rectangles(ax, rows, [b.ids[i] for i in shown.tolist()])
     ax.hlines(floor[1:-1], first - 0.5, last - 0.5, color=_ink(), linewidth=0.8, alpha=0.6, zorder=4)
@@ -778,11 +790,11 @@ def _comparison(found: Any, ax: Axes | None) -> Axes:
         if row.activation_peak_bytes is None:
             words = row.reason if len(row.reason) <= 90 else row.reason[:89] + "…"
             ax.annotate(_plain(words), (0, at[k]), (4, 0), textcoords="offset points", va="center",
-                        fontsize=_SMALL - 1, style="italic")  # fmt: skip
+                        fontsize=_SMALL - 1, style="italic", zorder=5, bbox=_box(ax))  # fmt: skip
         for nbytes, y in ((row.activation_peak_bytes, at[k] + shift), (row.arena_bytes, at[k] - shift)):
             if nbytes is not None:
                 ax.annotate(format_bytes(nbytes), (nbytes, y), (3, 0), textcoords="offset points", va="center",
-                            fontsize=_SMALL - 1, zorder=5)  # fmt: skip
+                            fontsize=_SMALL - 1, zorder=5, bbox=_box(ax))  # fmt: skip
     ax.axvline(found.ideal_bytes, color=_ink(), linestyle="--", linewidth=1.0, zorder=3,
                label=f"ideal {format_bytes(found.ideal_bytes)}")  # fmt: skip
     ax.set_yticks(at, [row.profile.name for row in rows])
