@@ -63,10 +63,15 @@ def net(kinds, size=8, channels=4, seed=0):
                 x = g.dropout(conv_norm(g, x, width), p=0.5)
             elif kind == "scaled":
                 x = g.mul(x, g.adaptive_avg_pool2d(x, 1), name="product")
-                x = conv_norm(g, x, width, "sigmoid")
+                y = g.conv2d(x, width, 1, name="conv")
+                x = g.mul(y, g.sigmoid(g.adaptive_avg_pool2d(y, 1), name="gate"), name="gated")
+            elif kind == "noisy":
+                y = g.conv2d(x, x.shape[1], 3, padding=1, name="conv")
+                x = g.add(x, g.dropout(y, p=0.5), name="sum")
             elif kind == "wide":
+                x = g.scale(x, factor=2.0, name="twice")
                 y = g.add(g.conv2d(x, 4 * width, 1, name="a"), g.conv2d(x, 4 * width, 1, name="b"))
-                y = g.mean(g.scale(y, factor=2.0, name="twice"), dim=1, keepdim=True)
+                y = g.mean(y, dim=1, keepdim=True)
                 x = g.add(x, g.sigmoid(y, name="act"), name="sum")
             elif kind == "over":
                 x = g.conv2d(g.relu(x, inplace=True, name="first"), width, 3, padding=1, name="conv")
@@ -78,7 +83,7 @@ def net(kinds, size=8, channels=4, seed=0):
     return g
 
 
-KINDS = ("plain", "residual", "branches", "pool", "dropout", "scaled", "wide", "over")
+KINDS = ("plain", "residual", "branches", "pool", "dropout", "scaled", "noisy", "wide", "over")
 
 
 def some_net(seed):
@@ -198,6 +203,18 @@ def test_ops_of_several_records_pack_where_pytorch_does():
         plan = simulate_wraps(step, [Region(m) for m in chosen])
         _, _, most = wrap_truth.simulate(step.plan, [(m, (), False) for m in chosen])
         assert plan.timeline[:-1].tolist() == most
+
+
+def test_a_region_lets_go_before_its_first_node_hands_on():
+    g = Graph("g")
+    x = g.sigmoid(g.conv2d(g.input((1, 3, 8, 8)), 16, 1, name="stem"), name="held")
+    with g.scope("block"):
+        y = g.dropout(g.conv2d(x, 2, 1, name="conv"), p=0.5)
+    # the gradient of x is a view of one number per channel, to which nothing can be added in place
+    g.output(g.linear(g.concat([g.sum(x, dim=(2, 3)), g.sum(y, dim=(2, 3))], dim=1), 10, name="fc"))
+    step = step_of(g)
+    _, _, most = wrap_truth.simulate(step.plan, [("block", (), True)])
+    assert simulate_wraps(step, [Region("block", (), True)]).timeline[:-1].tolist() == most
 
 
 def test_a_blocks_output_is_no_longer_held_twice_by_the_block_and_what_reads_it():
