@@ -508,6 +508,34 @@ def test_without_torch_the_error_names_the_extra():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this PyTorch is built without CUDA")
+@pytest.mark.parametrize("name", [*MODELS, *training.NETS])
+def test_cudas_ops_are_those_of_the_plan(name, monkeypatch):
+    """On tensors without data, which need no GPU: forward is aligned, then each step of the schedule runs."""
+    make, shape = (MODELS[name], SHAPE) if name in MODELS else (training.NETS[name], (3, 3, 16, 16))
+    plan = planned(make().train(), 0.0, shape, device="cuda", loss=training.TRAINED_WITH.get(name, "cross_entropy"))
+    runs = []
+    begin = ct._Run.__init__
+
+    def noting(run, *args):
+        begin(run, *args)
+        runs.append(run)
+
+    monkeypatch.setattr(ct._Run, "__init__", noting)
+    monkeypatch.setattr(
+        ct, "_seen", lambda _s, dtype, size, stride, _o: torch.empty_strided(size, stride, dtype=dtype, device="cuda")
+    )
+    with torch._subclasses.FakeTensorMode(), torch.device("cuda"):
+        net = ct.apply(plan, make().train())
+        out = net(torch.empty(shape))
+        for step in runs[0].program.steps:
+            if 0 <= step.record < runs[0].program.n_graph:
+                runs[0].reach(step.record)
+    assert out is not None
+    again = {k: n for k, n in plan.remat.recomputed.items() if n}
+    assert ct.applied(net).recomputed == again
+
+
 # ---------------------------------------------------------------------------------- modules and policies
 
 
