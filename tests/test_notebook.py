@@ -38,7 +38,7 @@ def test_a_fragment_is_well_formed_small_and_needs_nothing_else(results, kind):
     assert root.tag == "div"
     tags = {e.tag.rpartition("}")[2] for e in root.iter()}
     assert tags <= {"div", "strong", "span", "table", "thead", "tbody", "tr", "th", "td", "svg", "title", "path",
-                    "rect", "circle"}  # fmt: skip
+                    "rect", "circle", "text"}  # fmt: skip
     assert {"table", "svg"} <= tags
     attributes = {name for e in root.iter() for name in e.attrib}
     assert not {"href", "src", "id", "class", "onload", "onclick"} & attributes

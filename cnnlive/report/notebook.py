@@ -25,6 +25,7 @@ _HIGH: Final = 72
 _COLUMNS: Final = 160
 _MOST_RECTANGLES: Final = 160
 _LINES: Final = 8
+_GUTTER: Final = 110  # where the names of bars stand
 _CELL: Final = "padding:1px 10px 1px 0;text-align:{};border:none;background:transparent"
 _CYCLE: Final = ("blue", "orange", "green", "pink", "sky", "red", "yellow", "grey")
 
@@ -70,11 +71,13 @@ def _card(title: str, words: str, *parts: str) -> str:
 
 
 def _svg(words: str, inner: str, high: int = _HIGH) -> str:
-    """Return a drawing that is described to those who do not see it."""
+    """Return a drawing, and in words what it shows."""
+    words = escape(words)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{_WIDE}" height="{high}" '
-        f'viewBox="0 0 {_WIDE} {high}" style="display:block;max-width:100%;margin:4px 0" fill="none" '
-        f'stroke="none"><title>{escape(words)}</title>{inner}</svg>'
+        f'viewBox="0 0 {_WIDE} {high}" style="display:block;max-width:100%;margin:4px 0 0" fill="none" '
+        f'stroke="none"><title>{words}</title>{inner}</svg>'
+        f'<div style="font-size:11px;opacity:0.8;margin:0 0 4px">{words}</div>'
     )
 
 
@@ -112,13 +115,14 @@ def _sparkline(
         parts.append(f'<path d="M{x} 0V{_HIGH - 2}" stroke="currentColor" stroke-opacity="0.35"/>')
     for name, level in levels.items():
         y = _number(_HIGH - 2 - (_HIGH - 12) * level / top)
-        parts.append(f'<path d="M0 {y}H{_WIDE}" stroke="{COLOURS["red"]}" stroke-dasharray="5 3">'
+        parts.append(f'<path d="M0 {y}H{_WIDE}" stroke="{COLOURS["red" if name == "budget" else "grey"]}" '
+                     'stroke-dasharray="5 3">'
                      f"<title>{escape(name)}</title></path>")  # fmt: skip
     parts.append(f'<path d="M0 {_HIGH - 1.5}H{_WIDE}" stroke="currentColor" stroke-opacity="0.5"/>')
     at = int(np.argmax(values))
     x, y = _number((at + 0.5) * _WIDE / n), _number(_HIGH - 2 - (_HIGH - 12) * int(values[at]) / top)
     parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{COLOURS["red"]}"><title>{escape(peak)}</title></circle>')
-    return _svg(peak or "timeline", "".join(parts))
+    return _svg(words, "".join(parts))
 
 
 def _rectangles(begin: Any, end: Any, bottom: Any, nbytes: Any, names: Sequence[str], words: str) -> str:
@@ -143,19 +147,22 @@ def _rectangles(begin: Any, end: Any, bottom: Any, nbytes: Any, names: Sequence[
     return _svg(words, "".join(parts), high)
 
 
-def _bars(rows: Sequence[tuple[str, int, str]], limit: int | None = None) -> str:
-    """Return one bar each of bytes, with a limit as a line."""
+def _bars(rows: Sequence[tuple[str, int, str]], words: str, limit: int | None = None) -> str:
+    """Return one named bar each of bytes, with a limit as a line."""
     most = max([nbytes for _, nbytes, _ in rows] + [limit or 0, 1])
-    high = 12 * len(rows) + 2
+    high, room = 13 * len(rows) + 2, _WIDE - _GUTTER
     parts = []
     for k, (name, nbytes, colour) in enumerate(rows):
-        parts.append(f'<rect x="0" y="{12 * k + 2}" width="{_number(_WIDE * max(nbytes, 0) / most)}" height="9" '
+        label, wide = name if len(name) <= 18 else name[:17] + "…", _number(room * max(nbytes, 0) / most)
+        parts.append(f'<text x="{_GUTTER - 6}" y="{13 * k + 11}" text-anchor="end" font-size="10" '
+                     f'fill="currentColor">{escape(label)}</text>'
+                     f'<rect x="{_GUTTER}" y="{13 * k + 2}" width="{wide}" height="10" '
                      f'fill="{COLOURS[colour]}"><title>{escape(name)}, {format_bytes(max(nbytes, 0))}</title>'
                      "</rect>")  # fmt: skip
     if limit is not None:
-        x = _number(min(_WIDE * limit / most, _WIDE - 1))
+        x = _number(_GUTTER + min(room * limit / most, room - 1))
         parts.append(f'<path d="M{x} 0V{high}" stroke="{COLOURS["red"]}" stroke-width="2" stroke-dasharray="4 2"/>')
-    return _svg("bars of " + ", ".join(name for name, _, _ in rows), "".join(parts), high)
+    return _svg(words, "".join(parts), high)
 
 
 def _curve(budgets: Sequence[int], shares: Sequence[float], bounds: Sequence[float], knee: int, words: str) -> str:
@@ -200,9 +207,10 @@ def _inference(plan: Any) -> str:
     ]
     scratch: list[Row] = [("(scratch)", plan.scratch_at_peak, "")] if plan.scratch_at_peak else []
     where = f"peak {format_bytes(plan.activation_peak_bytes)} at {plan.peak_op}, step {plan.peak_step:,}"
+    over = f"activations over the {len(plan.order):,} steps, 0 to {format_bytes(plan.activation_peak_bytes)}"
     return _card(
         plan.name or "network", f"inference, batch {plan.batch}, profile {plan.profile.name}", _amounts(rows),
-        _sparkline(plan.timeline, where, peak=where), _amounts([("alive at the peak:", None, ""), *live, *scratch]),
+        _sparkline(plan.timeline, over, peak=where), _amounts([("alive at the peak:", None, ""), *live, *scratch]),
     )  # fmt: skip
 
 
@@ -215,7 +223,12 @@ def _training(plan: Any) -> str:
     words = f"training, batch {plan.batch}, {plan.optimizer.name}, {plan.precision}"
     peak = f"peak {format_bytes(plan.peak_bytes)} {where}"
     return _card(plan.name or "network", words, _amounts(rows),
-                 _sparkline(plan.timeline, words, ends=phase_ends(plan), peak=peak))  # fmt: skip
+                 _sparkline(plan.timeline, _over(plan, plan.peak_bytes), ends=phase_ends(plan), peak=peak))  # fmt: skip
+
+
+def _over(plan: Any, top: int) -> str:
+    """Return what a timeline in phases shows."""
+    return f"alive over {', '.join(name for name, _ in phase_ends(plan))}, 0 to {format_bytes(top)}"
 
 
 def _order(plan: Any) -> str:
@@ -225,7 +238,8 @@ def _order(plan: Any) -> str:
         ("program's order", plan.program_peak_bytes, ""),
         ("lower bound", plan.lower_bound, "no order takes less"),
     ]
-    drawn = _sparkline(plan.best.timeline, "", before=plan.program.timeline,
+    words = f"activations over the {len(plan.order):,} steps: this order in blue, the program's in grey"
+    drawn = _sparkline(plan.best.timeline, words, before=plan.program.timeline,
                        peak=f"peak {format_bytes(plan.peak_bytes)}")  # fmt: skip
     return _card(plan.name or "network", f"execution order, profile {plan.profile.name}", _amounts(rows), drawn)
 
@@ -240,7 +254,7 @@ def _arena(plan: Any) -> str:
     if plan.offsets is not None:
         on = np.flatnonzero((b.lower < b.upper) & (b.nbytes > 0))
         drawn = _rectangles(b.lower[on], b.upper[on], plan.offsets[on], b.nbytes[on], [b.ids[i] for i in on.tolist()],
-                            f"{len(on):,} buffers, time by address")  # fmt: skip
+                            f"{len(on):,} buffers: time to the right, addresses upwards")  # fmt: skip
     return _card(plan.name or "buffers", f"arena of {b.n:,} buffers, {plan.method}", _amounts(rows), drawn)
 
 
@@ -250,7 +264,7 @@ def _objects(plan: Any) -> str:
     on = np.flatnonzero((plan.object_of >= 0) & (b.lower < b.upper))
     floor = np.concatenate([[0], np.cumsum(plan.object_bytes)])
     drawn = _rectangles(b.lower[on], b.upper[on], floor[plan.object_of[on]], b.nbytes[on],
-                        [b.ids[i] for i in on.tolist()], "buffers in shared objects")  # fmt: skip
+                        [b.ids[i] for i in on.tolist()], "time to the right, objects one above the other")  # fmt: skip
     words = f"{len(on):,} buffers in {plan.n_objects:,} shared objects, {plan.method}"
     return _card(plan.name or "buffers", words, _amounts(rows), drawn)
 
@@ -264,13 +278,13 @@ def _comparison(found: Any) -> str:
         rows.append([(row.profile.name, "left"), *((a, "right") for a in amounts), (row.reason or steps, "left")])
         if row.activation_peak_bytes is not None:
             bars.append((row.profile.name, row.activation_peak_bytes, "sky"))
-    drawn = _bars(bars, found.ideal_bytes) if bars else ""
+    drawn = _bars(bars, "activation peaks; dashed: ideal", found.ideal_bytes) if bars else ""
     return _card(found.name or "network", f"profiles side by side, batch {found.batch}", _table(heads, rows), drawn)
 
 
-def _parts(parts: Mapping[str, int], limit: int | None) -> str:
+def _parts(parts: Mapping[str, int]) -> str:
     rows = [(name.replace("_", " "), nbytes, _CYCLE[k % len(_CYCLE)]) for k, (name, nbytes) in enumerate(parts.items())]
-    return _amounts([(name, nbytes, "") for name, nbytes, _ in rows]) + _bars(rows, limit)
+    return _amounts([(name, nbytes, "") for name, nbytes, _ in rows]) + _bars(rows, "what the sum consists of")
 
 
 def _fit(found: Any) -> str:
@@ -278,12 +292,12 @@ def _fit(found: Any) -> str:
     word = "fits" if found.fits else "does not fit"
     rows: list[Row] = [("needed", found.needed_bytes, ""), ("device", found.budget_bytes, ""),
                        ("left", found.free_bytes, "")]  # fmt: skip
-    return _card(plan.name or "network", f"batch {plan.batch}, {word}", _amounts(rows), _parts(parts_of(found), None))
+    return _card(plan.name or "network", f"batch {plan.batch}, {word}", _amounts(rows), _parts(parts_of(found)))
 
 
 def _rule(rule: Any) -> str:
     return _card(f"rule of thumb: {rule.name}", rule.formula, _amounts([("gives", rule.nbytes, rule.words)]),
-                 _parts(rule.terms, None), f"<div>goes wrong: {escape(rule.goes_wrong)}</div>")  # fmt: skip
+                 _parts(rule.terms), f"<div>goes wrong: {escape(rule.goes_wrong)}</div>")  # fmt: skip
 
 
 def _recomputed(again: Mapping[str, int]) -> str:
@@ -304,7 +318,8 @@ def _checkpoints(plan: Any) -> str:
     ]
     words = f"training with checkpoints, batch {plan.batch}" if whole else "recomputation"
     peak = f"peak {format_bytes(plan.peak_bytes)}"
-    drawn = _sparkline(plan.timeline, words, levels={"budget": plan.budget, "everything kept": kept},
+    over = f"{_over(plan, max(plan.peak_bytes, plan.budget, kept))}; dashed: budget in red, everything kept in grey"
+    drawn = _sparkline(plan.timeline, over, levels={"budget": plan.budget, "everything kept": kept},
                        ends=phase_ends(plan), peak=peak)  # fmt: skip
     return _card((plan.name if whole else problem.name) or "network", words, _amounts(rows), drawn,
                  _recomputed(plan.recomputed))  # fmt: skip
@@ -321,9 +336,14 @@ def _wraps(plan: Any) -> str:
     if len(plan.regions) > 2 * _LINES:
         rows.append((f"and {len(plan.regions) - 2 * _LINES:,} more modules", None, ""))
     warnings = "".join(f"<div>! {escape(w)}</div>" for w in plan.warnings)
-    drawn = _sparkline(plan.timeline, "", levels=levels, ends=phase_ends(plan),
+    over = f"{_over(plan, max(plan.peak_bytes, *levels.values()))}; dashed: {', '.join(levels)}"
+    drawn = _sparkline(plan.timeline, over, levels=levels, ends=phase_ends(plan),
                        peak=f"peak {format_bytes(plan.peak_bytes)}")  # fmt: skip
     return _card(plan.name or "network", f"{len(plan.regions):,} modules wrapped", _amounts(rows), drawn, warnings)
+
+
+def _by(what: str, first: int, last: int) -> str:
+    return f"more time by {what}, {format_bytes(first)} to {format_bytes(last)}; dot: knee"
 
 
 def _frontier(found: Any) -> str:
@@ -338,7 +358,7 @@ def _frontier(found: Any) -> str:
     ]
     at = [p is knee for p in plans].index(True)
     drawn = _curve([p.budget for p in plans], [p.overhead for p in plans], [p.overhead - p.gap for p in plans], at,
-                   f"overhead of {len(plans)} plans by budget")  # fmt: skip
+                   _by("budget", plans[0].budget, plans[-1].budget) + "; dashed: proven lower bound")  # fmt: skip
     name = first.name if whole else first.problem.name
     words = f"memory against time, {len(plans)} plans" + (f", batch {first.batch}" if whole else "")
     return _card(name or "network", words, _amounts(rows), drawn)
@@ -349,7 +369,8 @@ def _chain(plan: Any) -> str:
     rows: list[Row] = [("peak", plan.peak_bytes, ""), ("everything kept", plan.keep_all_bytes, ""),
                        ("least", plan.minimum_bytes, ""), ("overhead", None, _more(plan.ratio))]  # fmt: skip
     rows += [("runs again", None, f"{names[a]} to {names[b - 1]}") for a, b in plan.segments[:_LINES]]
-    drawn = _sparkline(plan.timeline, "", levels={"everything kept": plan.keep_all_bytes},
+    over = f"alive over {len(plan.timeline):,} runs of stages; dashed: everything kept"
+    drawn = _sparkline(plan.timeline, over, levels={"everything kept": plan.keep_all_bytes},
                        peak=f"peak {format_bytes(plan.peak_bytes)}")  # fmt: skip
     return _card(plan.chain.name or "chain", f"{plan.chain.n:,} stages", _amounts(rows), drawn)
 
@@ -360,7 +381,9 @@ def _chain_frontier(found: Any) -> str:
     rows: list[Row] = [("least peak", found.minimum_bytes, _more(shares[0])),
                        ("knee", int(found.peak_bytes[found.knee]), _more(shares[found.knee])),
                        ("everything kept", found.keep_all_bytes, "nothing runs again")]  # fmt: skip
-    drawn = _curve(found.peak_bytes.tolist(), shares, [], found.knee, f"overhead of {len(found):,} plans by peak")
+    drawn = _curve(
+        found.peak_bytes.tolist(), shares, [], found.knee, _by("peak", found.minimum_bytes, int(found.peak_bytes[-1]))
+    )
     words = f"{found.chain.n:,} stages, {found.method}, {len(found):,} plans"
     return _card(found.chain.name or "chain", words, _amounts(rows), drawn)
 
