@@ -843,22 +843,22 @@ def bytes_in(p: int, tree: I64) -> int:
 
 
 @kernel
-def repair(part: int, noise: int, n_tries: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I64,
-           nbytes: I64, scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64, gap_begin: I64,
-           gap_end: I64,
-           gap_cost: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, hold: I64, closure: I64, pool: I64,
-           heads: I64, links: I64, local: I64, tree: I64, want: I64, last: I64, mark: I64, stack: I64, queue: I64,
-           flag: I64, journal: I64, free: I64, guess: I64, totals: I64) -> int:  # fmt: skip
+def repair(part: int, noise: int, n_tries: int, stop: int, budget: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64,
+           takes: I64, nbytes: I64, scratch: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64,
+           gap_begin: I64, gap_end: I64, gap_cost: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64,
+           hold: I64, closure: I64, pool: I64, heads: I64, links: I64, local: I64, tree: I64, want: I64, last: I64,
+           mark: I64, stack: I64, queue: I64, flag: I64, journal: I64, free: I64, guess: I64,
+           totals: I64) -> int:  # fmt: skip
     """Bring the peak within budget, each time by the change that costs least for what it takes off the worst step.
 
-    Where `part` is 0, holding less is tried first, in state 1, and all other changes only where that is not enough;
-    state 4 at the very last.
-    What a change is worth is raised by up to `noise` percent, by chance. ``guess`` remembers what each change cost when
-    it was last tried (-1: never; ``-2 - p``: it took nothing off step ``p``), and only those are tried again that may
-    be worth most. Return the tries left; 0 means that no change helps.
+    It stops on the way there when the peak is no more than `stop`. Where `part` is 0, holding less is tried first, in
+    state 1, and all other changes only where that is not enough; state 4 at the very last. What a change is worth is
+    raised by up to `noise` percent, by chance. ``guess`` remembers what each change cost when it was last tried (-1:
+    never; ``-2 - p``: it took nothing off step ``p``), and only those are tried again that may be worth most. Return
+    the tries left; 0 means that no change helps.
     """
     fresh = False
-    while tree[0, 1] > budget and n_tries > 0:
+    while tree[0, 1] > max(budget, stop) and n_tries > 0:
         crowded = peak_step(tree)
         peak = tree[0, 1]
         cost = totals[0]

@@ -21,6 +21,7 @@ __all__ = ["Frontier", "RematPlan", "RematProblem", "plan_remat", "remat_frontie
 _LIMIT: Final = 2**60
 _ANY: Final = 2**62  # no limit
 _SLICE: Final = 20_000  # tries of a kernel between two looks at the clock
+_STOPS: Final = 20  # plans noted on the way to the least budget
 _KICK: Final = 4_000  # moves of annealing after a kick
 
 # Annealing: temperature from and to, as shares of the plain cost, and price of a byte too many from and to
@@ -816,6 +817,7 @@ class _Search:
         # what costs most per byte to make again comes first
         self.dear = m.free[np.argsort(-m.again[m.value_node[v]] / m.nbytes[v], kind="stable")]
         self.quick = False  # whether repairs try less
+        self.path: list[tuple[int, I64, int]] = []  # cost, states, peak
         self.end = None if time_limit is None else time.monotonic() + time_limit
         self._args = {name: self.e.args(getattr(_k, name)) for name in ("descend", "anneal", "repair", "shuffle")}
 
@@ -857,21 +859,22 @@ class _Search:
             done = until
         return bool(totals[14] >= 0 and self.e.go(self.e.work["best"].copy()))
 
-    def repair(self, budget: int, noise: int = 0, tries: int = _ANY, again: bool = False) -> bool:
+    def repair(self, budget: int, noise: int = 0, tries: int = _ANY, again: bool = False, stop: int = 0) -> bool:
         """Bring the plan within budget, greedily; it keeps the least peak reached where that fails.
 
-        `again`: what changes cost is remembered from the last time.
+        `again`: what changes cost is remembered from the last time. `stop`: a peak on the way there that is enough.
         """
-        room = budget - self.problem.fixed_bytes
+        room, enough = budget - self.problem.fixed_bytes, max(budget, stop)
         if not again:
             self.e.work["guess"].fill(-1)
-        while self.e.peak_bytes > budget and tries > 0 and not self.late:
+        while self.e.peak_bytes > enough and tries > 0 and not self.late:
             now = min(_SLICE, tries)
-            left = _k.repair(int(not self.quick), noise, now, room, *self._args["repair"])
+            left = _k.repair(int(not self.quick), noise, now, enough - self.problem.fixed_bytes, room,
+                             *self._args["repair"])  # fmt: skip
             tries -= now - left
             if left == 0:
                 break
-        return self.e.peak_bytes <= budget
+        return self.e.peak_bytes <= enough
 
     def start(self, budget: int, noise: int = 0, far: int = _ANY, tries: int = _ANY) -> bool:
         """Make a first plan: what the tightest step's knapsack leaves out, repaired if that is not `far` too much."""
@@ -896,7 +899,10 @@ class _Search:
         return self.e.go(best[1])
 
     def least(self, effort: _Effort) -> tuple[int, I64]:
-        """Find a plan with a low peak: the minimum feasible budget, as far as it is known."""
+        """Find a plan with a low peak: the minimum feasible budget, as far as it is known.
+
+        The plans on the way there are noted in `path`.
+        """
         goal, quick = self.bounds.least_bytes, self.quick
         best, state = _ANY, self.keep
 
@@ -907,7 +913,12 @@ class _Search:
 
         for self.quick in (True,) if quick else (True, False):
             self.e.go(self.keep)
-            self.repair(goal)
+            self.e.work["guess"].fill(-1)
+            for k in range(1, _STOPS + 1):
+                stop = self.keep_peak - (self.keep_peak - goal) * k // _STOPS
+                if not self.repair(goal, again=True, stop=stop):
+                    break
+                self.path.append((self.e.cost, self.state, self.e.peak_bytes))
             better()
             if best > goal and not self.late:
                 self.start(goal, tries=1_200 if quick else _ANY)
@@ -1161,6 +1172,7 @@ def remat_frontier(
             found[k] = (e.cost, search.state, e.peak_bytes)
 
     state, near, search.quick = search.keep, True, True
+    moves = 1_500 - 5 * problem.n  # small graphs leave time for them
     for k in reversed(range(len(asked))):
         if asked[k] >= search.keep_peak:
             found[k] = (search.keep_cost, search.keep, search.keep_peak)
@@ -1172,12 +1184,19 @@ def remat_frontier(
                 better(k)
         if e.go(state) and search.repair(asked[k], again=True):
             better(k)
-        if found[k][0] > bound[k]:
-            if e.cost != found[k][0] or e.peak_bytes != found[k][2]:
-                e.go(found[k][1])
-            wide = found[k][0] - bound[k] > search.keep_cost // 20
-            search.descend(asked[k], 3 * quick.descent if wide else quick.descent)
-            better(k)
+        other = min((x for x in search.path if x[2] <= asked[k]), default=found[k], key=lambda x: x[0])
+        for start in (found[k], other) if other[0] < found[k][0] else (found[k],):
+            if found[k][0] > bound[k]:
+                if e.cost != start[0] or e.peak_bytes != start[2]:
+                    e.go(start[1])
+                wide = start[0] - bound[k] > search.keep_cost // 20
+                search.descend(asked[k], 3 * quick.descent if wide else quick.descent)
+                better(k)
+        if moves > 0 and found[k][0] - bound[k] > search.keep_cost // 100 and not search.late:
+            e.go(found[k][1])
+            if search.anneal(asked[k], moves, _MILD, 3):
+                search.descend(asked[k], quick.descent)
+                better(k)
         state = found[k][1]
     search.quick = effort == "default"
     for done, k in enumerate(reversed(range(len(asked)))):
