@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_remat import files, small_problems, training_problem, zoo_problem
 
-from cnnlive.errors import MissingExtraError, RematError
+from cnnlive.errors import BudgetError, MissingExtraError, RematError
 from cnnlive.plan import remat, remat_exact
 from cnnlive.plan.remat import RematPlan, RematProblem, plan_remat
 from cnnlive.plan.remat_exact import prove_remat
@@ -24,11 +24,12 @@ needs = pytest.mark.skipif(importlib.util.find_spec("ortools") is None, reason="
 # ---------------------------------------------------------------------------------------------- the definition
 
 
-def cheapest(problem, budget):
+def cheapest(problem, budget, inner=True):
     """Least cost of all schedules, by trying each choice of nodes that run again and each of what is held after.
 
     A choice of nodes runs before each step, in program order; what is not held after the step is freed as soon as
     nothing in it reads it any more. Views are folded as the model has them. None where no schedule meets the budget.
+    Without `inner`, bytes are counted only while the steps themselves run.
     """
     m = remat._model(problem)
     n = m.n
@@ -77,7 +78,7 @@ def cheapest(problem, budget):
         there = {v for v in there if v in keep or v in last}
         for i, c in enumerate(nodes):
             made = sum(nbytes[v] for v in outputs[c] if takes[v] < 0)
-            if sum(nbytes[v] for v in there) + made + scratch[c] > room:
+            if sum(nbytes[v] for v in there) + made + scratch[c] > room and (inner or i == len(nodes) - 1):
                 return False
             there -= {takes[v] for v in outputs[c]}
             there.update(outputs[c])
@@ -130,6 +131,46 @@ def small_plans(seeds, most):
             yield plan, min(cost for _, _, cost in within), bound
 
 
+def tangled(rng):
+    """A few nodes whose recomputation takes other nodes again: several outputs, in-place ops, scratch, held values."""
+    n_forward, n_backward = rng.randrange(3, 6), rng.randrange(2, 4)
+    n = n_forward + n_backward
+    nbytes, edges, over, gone, values = [], [], {}, set(), []
+    for i in range(n):
+        live = [v for v in values if v not in gone]
+        if i < n_forward:
+            reads = set(live[-1:]) | {v for v in live[-3:] if rng.random() < 0.3}
+        else:
+            reads = {v for v in live if rng.random() < (0.9 if v[0] == i - 1 else 0.35)}
+        made = [(i, k) for k in range(2 if rng.random() < 0.2 else 1)]
+        nbytes.append([rng.randrange(1, 10) for _ in made])
+        mine = sorted(reads)
+        if mine and rng.random() < 0.2:
+            over[made[0]] = rng.choice(mine)
+            gone.add(over[made[0]])
+        edges += [(*v, i) for v in mine]
+        values += made
+    held = {(i, k): c for i, k, c in edges if rng.random() < 0.05}
+    outlives = [v for v in values if v not in gone and rng.random() < 0.05]
+    return RematProblem.of(
+        [rng.randrange(1, 6) for _ in range(n)], nbytes, edges, n_forward - 1, overwrites=over, held=held,
+        scratch=[rng.choice([0, 0, 4, 9]) for _ in range(n)], outlives=outlives,
+        may_rerun=[rng.random() < 0.95 for _ in range(n)],
+    )  # fmt: skip
+
+
+def tangled_plan(seed):
+    """A plan of a tangled problem for some budget; None where everything fits or nothing does."""
+    rng = random.Random(seed)
+    problem = tangled(rng)
+    least, most = remat._Bounds(problem, remat._model(problem)).least_bytes, problem.peak_bytes
+    try:
+        plan = plan_remat(problem, budget=rng.randrange(least, most)) if least < most else None
+    except BudgetError:
+        return None
+    return plan
+
+
 # u is large, v small and made of it; v does not fit beside u in the loss, nor u beside what step 4 takes
 EARLY = RematProblem.of(
     [10, 1, 1, 1, 1, 1], [10, 1, 1, 1, 1, 1], [(0, 1), (0, 2), (0, 3), (2, 3), (3, 4), (1, 5), (4, 5)], 2,
@@ -163,6 +204,51 @@ def test_the_bound_is_of_schedules_that_compute_before_the_need_and_the_plan_is_
     found = prove_remat(plan_remat(EARLY, budget=16))
     check_remat(found)
     assert (found.cost, found.lower_bound, found.status) == (26, 16, "feasible")
+
+
+@needs
+@pytest.mark.parametrize("seed", [9, 17, 44, 97, 99, 105, 113, 233, 242, 246, 328])
+def test_what_is_alive_while_nodes_run_again_counts(seed):
+    plan = tangled_plan(seed)
+    least = cheapest(plan.problem, plan.budget)
+    found = prove_remat(loose(plan))
+    check_remat(found)
+    assert plan.lower_bound <= found.lower_bound == least <= found.cost <= plan.cost
+
+
+@needs
+@pytest.mark.parametrize("last", [6, 7])
+def test_what_one_node_made_again_is_alive_while_another_runs_for_a_third(last):
+    # c is made of a and b; it does not fit beside k in step 5, nor are a, b's scratch and k together small enough
+    problem = RematProblem.of(
+        [1, 1, 1, 50, 1, 1, 1, 1], [5, 5, 4, 3, 0, 0, 0, 0], [(0, 2), (1, 2), (2, 4), (2, 6), (3, last)], 4,
+        scratch=[0, 4, 0, 0, 0, 10, 0, 0],
+    )  # fmt: skip
+    for budget, more in ((17, 0), (16, 50)):
+        found = prove_remat(loose(plan_remat(problem, budget=budget)))
+        check_remat(found)
+        assert found.cost == found.lower_bound == problem.plain_cost + more == cheapest(problem, budget)
+
+
+@needs
+def test_what_the_second_search_finds_is_what_states_express():
+    plans = [(plan, best) for plan, best, _ in small_plans(range(120), 4)]
+    plans.append((plan_remat(EARLY, budget=16), 26))
+    plans += [(plan, None) for plan in map(tangled_plan, (17, 99, 105, 113, 242, 246, 328))]
+    for plan, best in plans:
+        run = remat_exact._Run(loose(plan), time.monotonic() + 60, 60.0, None, 1, 0, None)
+        run.search = remat._Search(plan.problem, 0, None)
+        e, costs = run.search.e, []
+
+        def offer(states, e=e, costs=costs, budget=plan.budget):
+            assert e.go(states)
+            assert e.peak_bytes <= budget
+            costs.append(e.cost)
+
+        run.offer = offer
+        program = remat_exact._Program(plan.problem, e.model, plan.budget, True)
+        assert program.solve(run, 60.0) == costs[-1] <= plan.cost
+        assert best is None or costs[-1] == best
 
 
 @needs

@@ -499,7 +499,7 @@ class _Program:
 
         class Found(cp.CpSolverSolutionCallback):  # type: ignore[misc, name-defined]
             def on_solution_callback(self) -> None:
-                there = {k for k, x in held.items() if x is not _TRUE and self.boolean_value(x)}
+                there = {k for k, x in held.items() if x is _TRUE or self.boolean_value(x)}
                 events.put(("plan", (there, {k for k, x in again.items() if self.boolean_value(x)})))
 
         solver.best_bound_callback = lambda bound: events.put(("bound", bound))
