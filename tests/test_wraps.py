@@ -217,6 +217,18 @@ def test_a_region_lets_go_before_its_first_node_hands_on():
     assert simulate_wraps(step, [Region("block", (), True)]).timeline[:-1].tolist() == most
 
 
+def test_a_region_holds_all_its_inputs():
+    g = Graph("g")
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="stem")
+    y, z = g.conv2d(x, 4, 1, name="left"), g.conv2d(x, 4, 1, name="right")
+    with g.scope("block"):
+        y = g.tanh(g.add(g.conv2d(y, 4, 1, name="conv"), z, name="sum"), name="act")
+    g.output(g.linear(g.flatten(y, 1), 10, name="fc"))
+    step = step_of(g)
+    _, _, most = wrap_truth.simulate(step.plan, [("block", (), False)])
+    assert simulate_wraps(step, [Region("block")]).timeline[:-1].tolist() == most
+
+
 def test_a_blocks_output_is_no_longer_held_twice_by_the_block_and_what_reads_it():
     step = step_of(net(["plain", "plain"], seed=3), batch=4)
     one = simulate_wraps(step, [Region("block0")])
@@ -240,6 +252,9 @@ def frontier_of(seed, kind, few=True):
 def test_plans_are_the_best_of_all_choices(seed, kind):
     step, frontier = frontier_of(seed, kind)
     every = choices(step, modules_of(step), kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wraps, "_FEW", 10**6)
+        assert len(wraps._Search(frontier._model, kind, 0).seen) <= len(every)
     if len(every) > 400:
         every = [[], *random.Random(seed).sample(every, 400)]
         complete = False
@@ -405,6 +420,18 @@ def test_a_module_that_is_called_again_right_away_is_left_out():
     ]
     with pytest.raises(RematError, match="'block' cannot be wrapped: it runs more than once"):
         simulate_wraps(step, [Region("block")])
+
+
+def test_what_reads_a_tensor_that_is_overwritten_later_is_left_out():
+    g = Graph("g")
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, name="stem")
+    with g.scope("block"):
+        y = g.tanh(g.conv2d(x, 4, 1, name="conv"), name="act")
+    g.output(g.linear(g.flatten(g.add(x, y, inplace=True, name="sum"), 1), 10, name="fc"))
+    with pytest.raises(
+        RematError, match="'block' cannot be wrapped: it has an input that is overwritten in place later"
+    ):
+        simulate_wraps(step_of(g), [Region("block")])
 
 
 def test_what_reads_an_input_that_is_overwritten_is_left_out():
