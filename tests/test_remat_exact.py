@@ -235,6 +235,8 @@ def test_what_the_second_search_finds_is_what_states_express():
     plans = [(plan, best) for plan, best, _ in small_plans(range(120), 4)]
     plans.append((plan_remat(EARLY, budget=16), 26))
     plans += [(plan, None) for plan in map(tangled_plan, (17, 99, 105, 113, 242, 246, 328))]
+    # more nodes, whose plans have gaps in all states
+    plans += [(deep(*x), None) for x in ((1, 12, 0.1), (2, 9, 0.1), (4, 12, 0.25), (6, 12, 0.1), (8, 12, 0.1))]
     for plan, best in plans:
         run = remat_exact._Run(loose(plan), time.monotonic() + 60, 60.0, None, 1, 0, None)
         run.search = remat._Search(plan.problem, 0, None)
