@@ -20,7 +20,7 @@ ROOT = Path(cnnlive.__file__).parent
 RANKS = {
     "errors": 0, "units": 0, "_types": 0, "_arrays": 1, "buffers": 1, "_kernels": 1, "ops": 2, "profiles": 2,
     "_builder": 3, "graph": 3, "lowered": 4, "mixed": 4, "verify": 4, "verify_remat": 4, "tape": 5, "plan": 6, "zoo": 6,
-    "nas": 7, "io": 7, "torch": 7, "report": 8, "cnnlive": 8, "cli": 9, "__main__": 10,
+    "nas": 7, "io": 7, "torch": 8, "report": 8, "cnnlive": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 
 

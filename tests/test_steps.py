@@ -166,6 +166,16 @@ def test_an_input_overwritten_later_pins_what_reads_it_before():
     assert [step.problem.may_rerun[node(step, n)] for n in ("a", "b", "sum")] == [0, 1, 1]
 
 
+def test_numbers_that_pytorch_wraps_are_held_until_backward():
+    g = Graph("scaled")
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, kernel_size=3, name="a")
+    g.output(g.scale(x, factor=2.0, name="twice"))
+    step = steps_of(plan_training(g, batch=1, loss="mse", host_scalars=True))
+    number, _ = values_of(step, "twice")
+    assert step.problem.nbytes[number] == 8
+    assert step.problem.names[step.problem.held[number]] == "twice backward"
+
+
 def test_costs_are_one_for_each_record():
     plan = plan_training(block(), batch=2)
     one = np.ones(plan.tape.n_records, np.int64)
