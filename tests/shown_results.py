@@ -38,6 +38,14 @@ def chain():
     return cnnlive.Chain.of(np.ones(n), np.full(n, 2.0), size, 3 * size[1:], name="chain")
 
 
+def long_chain():
+    """Make a chain whose frontier has hundreds of plans."""
+    rng = np.random.default_rng(0)
+    n = 200
+    size = rng.integers(1, 1000, n + 1) * 1024
+    return cnnlive.Chain.of(rng.integers(1, 99, n), rng.integers(1, 99, n), size, 3 * size[1:], name="long chain")
+
+
 @functools.cache
 def checkpoint_frontier():
     return cnnlive.checkpoint_frontier(net(), batch=8, points=5, optimizer="sgd")

@@ -115,6 +115,28 @@ def test_an_arena_s_rectangles_lie_inside_the_drawing():
     assert all(x >= 0 and y >= 0 and x + w <= 480.5 and y + h <= 120.5 for x, y, w, h in rows)
 
 
+def test_a_curve_of_very_many_plans_is_thinned_and_keeps_its_knee():
+    found = cnnlive.chain_frontier(shown_results.long_chain())
+    assert len(found) > 320
+    fragment = html(found)
+    assert len(fragment) < 20_000
+    root = ET.fromstring(fragment)
+    circle = next(e for e in root.iter() if e.tag.endswith("circle"))
+    first, last = int(found.peak_bytes[0]), int(found.peak_bytes[-1])
+    share = (int(found.peak_bytes[found.knee]) - first) / (last - first)
+    assert float(circle.get("cx")) == pytest.approx(8 + 464 * share, abs=0.01)
+
+
+def test_what_does_not_fit_lacks_bytes_and_an_allocator_reserves_some():
+    found = cnnlive.fits(shown_results.net(), device="1KiB", allocator="cuda")
+    text = text_of(html(found))
+    assert "does not fit" in text
+    assert f"{found.free_bytes:,} B" in text
+    assert found.free_bytes < 0
+    plan = cnnlive.plan_training(shown_results.net(), allocator="cuda")
+    assert f"{plan.reserved_bytes:,} B" in text_of(html(plan))
+
+
 def test_degenerate_results_have_fragments():
     g = cnnlive.Graph()
     g.input((1, 2))

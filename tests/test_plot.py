@@ -308,6 +308,7 @@ def test_checkpoints_are_drawn_under_what_keeping_everything_takes(pyplot, resul
         assert plan.budget in [line.get_ydata()[0] for line in ax.lines]
         assert f"budget {format_bytes(plan.budget)}" in words(ax)
         assert [y for _, y in peaks(ax)] == [plan.peak_bytes]
+        assert ax.get_xlabel() == ("node (forward, then backward)" if len(kept) > 48 else "")
         rug = next(line for line in ax.lines if line.get_label() == "runs again in backward")
         assert {plan.remat.problem.names[int(x)] for x in rug.get_xdata()} == set(plan.remat.recomputed)
 
@@ -361,6 +362,17 @@ def test_an_arena_that_there_is_none_of_shows_what_is_alive(pyplot):
     assert dict(zip((edges[:-1] + 0.5).tolist(), values.tolist(), strict=True)) == dict(plan.timeline.tolist()[:-1])
     assert "infeasible" in words(ax)
     assert "capacity 5.86 KiB" in words(ax)
+
+
+def test_what_is_not_proven_least_shows_its_bound(pyplot):
+    buffers = cnnlive.Buffers.of([0, 3, 3, 0, 2, 1], [2, 4, 5, 1, 4, 3], [500, 100, 300, 600, 700, 400])
+    placed = cnnlive.plan_arena(buffers, method="greedy_by_size")
+    shared = cnnlive.plan_shared_objects(buffers, method="greedy_in_order")
+    for plan in (placed, shared):
+        assert plan.gap > 0
+        ax = plot(plan)
+        assert plan.lower_bound in [line.get_ydata()[0] for line in ax.lines]
+        assert f"lower bound {format_bytes(plan.lower_bound)}" in words(ax)
 
 
 def test_a_large_arena_draws_every_buffer(pyplot):
@@ -419,6 +431,17 @@ def test_a_chain_s_frontier_and_its_plans(pyplot, results):
     ax = plot(plan)
     assert outline(ax)[0].tolist() == plan.timeline.tolist()
     assert peaks(ax) == [(plan.timeline.argmax(), plan.peak_bytes)]
+
+
+def test_a_frontier_of_very_many_plans_is_a_line(pyplot):
+    found = cnnlive.chain_frontier(shown_results.long_chain())
+    assert len(found) > 320
+    lines = {line.get_label(): line for line in plot(found).lines}
+    line = lines[f"{len(found):,} plans"]
+    assert line.get_xdata()[:-1].tolist() == found.peak_bytes.tolist()
+    runs = plot(found[0])
+    assert runs.get_xlabel() == "run of a stage"
+    assert outline(runs)[0].max() == found[0].peak_bytes
 
 
 # ---------------------------------------------------------------------------------- bars
