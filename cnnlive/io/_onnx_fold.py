@@ -231,7 +231,9 @@ def _tile(node: Node, args: Args) -> Sequence[Constant]:
     repeats = _values(node, args[1]) or []
     shape = tuple(n * r for n, r in zip(c.shape, repeats, strict=True))
     x = c.known()
-    return [_known_if(node.outputs[0], shape, c.dtype, c.trainable, None if x is None else lambda: np.tile(x, repeats))]
+    # Of no elements nothing is repeated: on the way to them there may be more than any memory holds.
+    spread = None if x is None else lambda: np.zeros(shape, x.dtype) if 0 in shape else np.tile(x, repeats)
+    return [_known_if(node.outputs[0], shape, c.dtype, c.trainable, spread)]
 
 
 # ---------------------------------------------------------------------------------- arithmetic

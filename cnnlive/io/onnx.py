@@ -407,7 +407,7 @@ def _inlined(model: Any) -> Any:
 
 
 def _nodes_inlined(model: Any) -> int:
-    """Count the nodes that a model has without functions: a few that call each other stand for millions."""
+    """Count the nodes that a model has with its functions written out, calls too: a few can stand for millions."""
 
     def key(domain: str, name: str, one: Any) -> tuple[str, str, str]:
         return domain, name, getattr(one, "overload", "")  # of onnx 1.16 and later
@@ -417,7 +417,7 @@ def _nodes_inlined(model: Any) -> int:
     }
     size = dict.fromkeys(calls, 1)
     for _ in range(MAX_DEPTH):
-        grown = {k: min(sum(size.get(c, 1) for c in inner), MAX_INLINED + 1) for k, inner in calls.items()}
+        grown = {k: min(1 + sum(size.get(c, 1) for c in inner), MAX_INLINED + 1) for k, inner in calls.items()}
         if grown == size:
             return sum(size.get(key(n.domain, n.op_type, n), 1) for n in _all_nodes(model.graph.node))
         size = grown

@@ -120,8 +120,11 @@ def _timm(name: str) -> tuple[Any, tuple[int, ...]]:
 
 def _defined(module: str, name: str) -> Any:
     """Import a module and return what a name in it stands for."""
-    here = os.getcwd()
-    added = here not in sys.path and "" not in sys.path
+    try:
+        here = os.getcwd()
+    except OSError:  # it was removed
+        here = ""
+    added = bool(here) and here not in sys.path and "" not in sys.path
     if added:
         sys.path.insert(0, here)
     try:
