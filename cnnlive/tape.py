@@ -1388,7 +1388,7 @@ def _local_response_norm(r: _Recorder, x: _Op) -> list[int]:
     kept = r.v_store[source]
     square = step("mul", [source, source], full, [(FRESH, full, ()), (FRESH, full, ())], [kept], 1)
     wide = step("constant_pad_nd", [square], padded, [(FRESH, full, ())], [], 2)
-    mean = step("avg_pool3d", [wide], full, [(FRESH, padded, ())], [r.v_store[wide]], 3)
+    mean = step("avg_pool3d", [wide], full, [(FRESH, padded, ())], [r.v_store[wide]], 5)
     scaled = step("mul.number", [mean], full, [(FRESH, full, ())], [], 4)
     shifted = step("add", [scaled], full, [(SAME, 0, ())], [], 5)
     power: tuple[tuple[int, int, int], ...] = ((TEMPORARY, full, 0), (TEMPORARY, full, 0))

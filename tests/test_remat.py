@@ -174,7 +174,9 @@ def schedule(problem, model, state):
             runs.append((p, c, True))
             run(c)
             cost += int(m.again[c])
-            present -= {v for v in range(out_ptr[c], out_ptr[c + 1]) if v not in before and v not in wanted}
+            # what nobody asked for goes, unless it is to be held once it is recomputed
+            present -= {v for v in range(out_ptr[c], out_ptr[c + 1]) if v not in before and v not in wanted
+                        and state[next(g for g in range(gap_ptr[v], gap_ptr[v + 1]) if end[g] >= p)] != 1}  # fmt: skip
         runs.append((p, p, False))
         run(p)
         cost += int(problem.cost[p])
@@ -204,7 +206,8 @@ def by_definition(problem, model, state):
             extra[k] += int(m.scratch[c])
             for v in range(out_ptr[c], out_ptr[c + 1]):
                 took = takes[v] >= 0 and now.pop(takes[v]) >= 0
-                if v in now or (again and v not in wanted):
+                g = next(g for g in range(m.gap_ptr[v], m.gap_ptr[v + 1]) if m.gap_end[g] >= p)
+                if v in now or (again and v not in wanted and state[g] != 1):
                     extra[k] += 0 if took else nbytes[v]
                 else:
                     # bytes taken over count as the old value's while the node runs

@@ -6,7 +6,8 @@ next that reads it; ``n_steps`` for a value that outlives the run, ``n_steps + 1
 ``state[g]`` says what happens inside:
 
 - 0, keep: the value is held all through (after the last read: until recomputation reads it for the last time);
-- 1, drop: it is freed at once, recomputed where it is next needed, and held from there;
+- 1, drop: it is freed at once, recomputed where it is next needed, or where its node next runs again for another
+  output, and held from there;
 - 2, transient: freed at once, and recomputed in every step that needs it;
 - 3, lend: held until recomputation first reads it, then as 1;
 - 4, late: as 2 where it is first needed, from there on as 1.
@@ -149,6 +150,19 @@ def next_demand(g: int, after: int, n: int, gap_value: I64, gap_end: I64, user_p
 
 
 @kernel
+def next_run(g: int, after: int, n: int, gap_value: I64, gap_end: I64, value_node: I64, user_ptr: I64, user_idx: I64,
+             heads: I64, links: I64) -> int:  # fmt: skip
+    """First step after `after` in which the value of a gap is needed or its node runs again for another output."""
+    best = next_demand(g, after, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
+    k = heads[value_node[gap_value[g]]]
+    while k >= 0 and links[k, 1] <= after:
+        k = links[k, 0]
+    if k >= 0 and links[k, 1] < best:
+        best = links[k, 1]
+    return int(best)
+
+
+@kernel
 def last_demand(v: int, user_ptr: I64, user_idx: I64, heads: I64, links: I64) -> int:
     """Last step that recomputes a reader of a value; -1 if none does."""
     best = -1
@@ -170,9 +184,9 @@ def gap_before(v: int, p: int, gap_ptr: I64, gap_end: I64) -> int:
 
 
 @kernel
-def set_state(g: int, new: int, n: int, gap_value: I64, gap_begin: I64, gap_end: I64, gap_cost: I64, user_ptr: I64,
-              user_idx: I64, state: I64, first: I64, heads: I64, links: I64, queue: I64, flag: I64, journal: I64,
-              totals: I64) -> None:  # fmt: skip
+def set_state(g: int, new: int, n: int, value_node: I64, gap_value: I64, gap_begin: I64, gap_end: I64, gap_cost: I64,
+              user_ptr: I64, user_idx: I64, state: I64, first: I64, heads: I64, links: I64, queue: I64, flag: I64,
+              journal: I64, totals: I64) -> None:  # fmt: skip
     """Change the state of a gap and note what that puts out of date."""
     old = state[g]
     if old == new:
@@ -187,9 +201,12 @@ def set_state(g: int, new: int, n: int, gap_value: I64, gap_begin: I64, gap_end:
     p = next_demand(g, gap_begin[g], n, gap_value, gap_end, user_ptr, user_idx, heads, links)
     if new == 1 or old == 1:
         note(1, g, first[g], 0, journal, totals)
-        if old == 1:
-            p = first[g]
-        first[g] = p if new == 1 else n
+        q = first[g]
+        if old != 1:
+            q = next_run(g, gap_begin[g], n, gap_value, gap_end, value_node, user_ptr, user_idx, heads, links)
+        first[g] = q if new == 1 else n
+        if old < 2 and new < 2:
+            p = q
     if new >= 3 or old >= 3:
         m = state.shape[0]
         note(1, g, first[g], 0, journal, totals)
@@ -267,9 +284,9 @@ def demand(v: int, p: int, n: int, top: int, value_node: I64, gap_ptr: I64, gap_
 
 
 @kernel
-def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64,
-           gap_end: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, closure: I64, pool: I64, heads: I64,
-           links: I64, want: I64, mark: I64, stack: I64, queue: I64, flag: I64, journal: I64,
+def restep(p: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, value_node: I64, again: I64, gap_ptr: I64,
+           gap_value: I64, gap_end: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, closure: I64, pool: I64,
+           heads: I64, links: I64, want: I64, mark: I64, stack: I64, queue: I64, flag: I64, journal: I64,
            totals: I64) -> None:  # fmt: skip
     """Make the closure of step `p` anew."""
     totals[4] += 1
@@ -294,6 +311,11 @@ def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64
             k -= 1
         pool[k] = c
         count += 1
+        # what else it writes is there too: held from here if it is to be held once recomputed
+        for v in range(out_ptr[c], out_ptr[c + 1]):
+            if state[gap_before(v, p, gap_ptr, gap_end)] == 1:
+                top = demand(v, p, n, top, value_node, gap_ptr, gap_end, state, first, want, mark, stack, queue, flag,
+                             journal, totals)  # fmt: skip
         for e in range(in_ptr[c], in_ptr[c + 1]):
             top = demand(in_idx[e], p, n, top, value_node, gap_ptr, gap_end, state, first, want, mark, stack, queue,
                          flag, journal, totals)  # fmt: skip
@@ -336,14 +358,15 @@ def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64
         c = pool[i]
         i += 1
         if mark[c] != stamp:
-            for e in range(in_ptr[c], in_ptr[c + 1]):
-                v = in_idx[e]
+            n_in = in_ptr[c + 1] - in_ptr[c]
+            for e in range(n_in + out_ptr[c + 1] - out_ptr[c]):
+                v = in_idx[in_ptr[c] + e] if e < n_in else out_ptr[c] + e - n_in
                 if want[v] != stamp:
                     g = gap_before(v, p, gap_ptr, gap_end)
                     m = state.shape[0]
                     if state[g] == 1 and first[g] == p:
                         note(1, g, p, 0, journal, totals)
-                        first[g] = next_demand(g, p, n, gap_value, gap_end, user_ptr, user_idx, heads, links)
+                        first[g] = next_run(g, p, n, gap_value, gap_end, value_node, user_ptr, user_idx, heads, links)
                         push(1, g, queue, flag, totals)
                         if first[g] < n:
                             push(0, first[g], queue, flag, totals)
@@ -366,10 +389,10 @@ def restep(p: int, n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64
 
 
 @kernel
-def settle_cost(n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64, gap_ptr: I64, gap_value: I64,
-                gap_end: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, closure: I64, pool: I64,
-                heads: I64, links: I64, want: I64, mark: I64, stack: I64, queue: I64, flag: I64, journal: I64,
-                totals: I64) -> None:  # fmt: skip
+def settle_cost(n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, value_node: I64, again: I64, gap_ptr: I64,
+                gap_value: I64, gap_end: I64, user_ptr: I64, user_idx: I64, state: I64, first: I64, closure: I64,
+                pool: I64, heads: I64, links: I64, want: I64, mark: I64, stack: I64, queue: I64, flag: I64,
+                journal: I64, totals: I64) -> None:  # fmt: skip
     """Bring closures and the cost up to date: step by step forward, as a change can put only later ones out of date."""
     while totals[5] > 0 and totals[9] == 0:
         k = 0
@@ -380,8 +403,8 @@ def settle_cost(n: int, in_ptr: I64, in_idx: I64, value_node: I64, again: I64, g
         totals[5] -= 1
         queue[0, k] = queue[0, totals[5]]
         flag[0, p] = 0
-        restep(p, n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state, first,
-               closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
+        restep(p, n, in_ptr, in_idx, out_ptr, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state,
+               first, closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
 
 
 @kernel
@@ -613,8 +636,8 @@ def evaluate(base_cost: int, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, tak
             totals[0] += gap_cost[g]
     for p in range(n):
         # every step is made in its turn, so that no set of them is needed
-        restep(p, n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state, first,
-               closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
+        restep(p, n, in_ptr, in_idx, out_ptr, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state,
+               first, closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
     for p in range(n):
         flag[0, p] = 0
     settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value, gap_begin, gap_end, user_ptr,
@@ -683,10 +706,11 @@ def anneal(kinds: int, now: int, until: int, n_moves: int, budget: int, warmth: 
                 was = old
             elif count == 2 and r < 25 and was != old:
                 new = was
-            set_state(g, new, n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first, heads,
-                      links, queue, flag, journal, totals)  # fmt: skip
-        settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state, first,
-                    closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
+            set_state(g, new, n, value_node, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first,
+                      heads, links, queue, flag, journal, totals)  # fmt: skip
+        settle_cost(n, in_ptr, in_idx, out_ptr, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx,
+                    state, first, closure, pool, heads, links, want, mark, stack, queue, flag, journal,
+                    totals)  # fmt: skip
         good = totals[9] == 0 and totals[0] <= limit
         if good:
             peak = settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value, gap_begin,
@@ -725,10 +749,10 @@ def attempt(g: int, new: int, limit: int, budget: int, n: int, in_ptr: I64, in_i
             pool: I64, heads: I64, links: I64, local: I64, tree: I64, want: I64, last: I64, mark: I64, stack: I64,
             queue: I64, flag: I64, journal: I64, totals: I64) -> bool:  # fmt: skip
     """Change the state of a gap if that costs less than `limit` in all and stays within `budget`."""
-    set_state(g, new, n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first, heads, links, queue,
-              flag, journal, totals)  # fmt: skip
-    settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state, first,
-                closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
+    set_state(g, new, n, value_node, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first, heads,
+              links, queue, flag, journal, totals)  # fmt: skip
+    settle_cost(n, in_ptr, in_idx, out_ptr, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state,
+                first, closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
     if totals[9] == 0 and totals[0] < limit:
         peak = settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value, gap_begin, gap_end,
                            user_ptr, user_idx, state, first, hold, closure, pool, heads, links, local, tree, want, last,
@@ -816,10 +840,10 @@ def change(target: I64, n: int, in_ptr: I64, in_idx: I64, out_ptr: I64, takes: I
            journal: I64, totals: I64) -> bool:  # fmt: skip
     """Go over to other states by what differs; False, and nothing changed, where there is no room for that."""
     for g in range(state.shape[0]):
-        set_state(g, target[g], n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first, heads,
-                  links, queue, flag, journal, totals)  # fmt: skip
-    settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state, first,
-                closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
+        set_state(g, target[g], n, value_node, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state,
+                  first, heads, links, queue, flag, journal, totals)  # fmt: skip
+    settle_cost(n, in_ptr, in_idx, out_ptr, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx, state,
+                first, closure, pool, heads, links, want, mark, stack, queue, flag, journal, totals)  # fmt: skip
     if totals[9] == 0:
         settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value, gap_begin, gap_end,
                     user_ptr, user_idx, state, first, hold, closure, pool, heads, links, local, tree, want, last, queue,
@@ -904,11 +928,11 @@ def repair(part: int, noise: int, n_tries: int, stop: int, budget: int, n: int, 
                     if known >= 0 and most <= 0.7 * best * known:
                         continue
                     n_tries -= 1
-                    set_state(g, new, n, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state, first,
-                              heads, links, queue, flag, journal, totals)  # fmt: skip
-                    settle_cost(n, in_ptr, in_idx, value_node, again, gap_ptr, gap_value, gap_end, user_ptr, user_idx,
-                                state, first, closure, pool, heads, links, want, mark, stack, queue, flag, journal,
-                                totals)  # fmt: skip
+                    set_state(g, new, n, value_node, gap_value, gap_begin, gap_end, gap_cost, user_ptr, user_idx, state,
+                              first, heads, links, queue, flag, journal, totals)  # fmt: skip
+                    settle_cost(n, in_ptr, in_idx, out_ptr, value_node, again, gap_ptr, gap_value, gap_end, user_ptr,
+                                user_idx, state, first, closure, pool, heads, links, want, mark, stack, queue, flag,
+                                journal, totals)  # fmt: skip
                     guess[5 * g + new] = max(totals[0] - cost, 0)
                     if totals[9] == 0 and most > best * (totals[0] - cost):
                         now = settle_peak(n, in_ptr, in_idx, out_ptr, takes, nbytes, scratch, gap_ptr, gap_value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,7 +16,7 @@ from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
 from cnnlive.plan.costs import Costs, read_cost_model
 from cnnlive.plan.optimizers import Optimizer
-from cnnlive.plan.remat import Effort, Frontier, RematPlan, _Evaluator, plan_remat, remat_frontier
+from cnnlive.plan.remat import Effort, Frontier, Progress, RematPlan, _Evaluator, plan_remat, remat_frontier
 from cnnlive.plan.steps import FORWARD, StepGraph, step_graph
 from cnnlive.plan.training import TrainingPlan, plan_training
 from cnnlive.units import format_bytes, parse_bytes
@@ -28,7 +28,6 @@ __all__ = ["METHODS", "CheckpointFrontier", "CheckpointPlan", "checkpoint_fronti
 
 METHODS: Final = ("search", "chain", "nested", "checkpoint_sequential", "chen_sqrt", "chen_greedy", "revolve")
 Method = Literal["search", "chain", "nested", "checkpoint_sequential", "chen_sqrt", "chen_greedy", "revolve"]
-Progress = Callable[[float, str], None]
 CostModel = str | os.PathLike[str] | Costs | Mapping[str, Any]
 
 
@@ -179,9 +178,8 @@ def checkpoint_frontier(
     model = read_cost_model(costs)
     step = _step(graph, batch, model, recompute_random, training)
     if method == "search":
-        more: dict[str, Any] = {"progress": progress} if progress else {}
         found = remat_frontier(step.problem, points=points, budgets=asked, effort=effort, seed=seed,
-                               time_limit=time_limit, **more)  # fmt: skip
+                               time_limit=time_limit, progress=progress)  # fmt: skip
     else:
         from cnnlive.plan.blocks import blocks_frontier  # noqa: PLC0415 - loaded where it is asked for
 
@@ -227,8 +225,8 @@ def _plan(step: StepGraph, budget: int, method: Method, effort: Effort, exact: b
           time_limit: float | None, progress: Progress | None) -> RematPlan:  # fmt: skip
     try:
         if method == "search":
-            more: dict[str, Any] = {k: v for k, v in (("exact", exact), ("progress", progress)) if v}
-            return plan_remat(step.problem, budget=budget, effort=effort, seed=seed, time_limit=time_limit, **more)
+            return plan_remat(step.problem, budget=budget, effort=effort, exact=exact, seed=seed,
+                              time_limit=time_limit, progress=progress)  # fmt: skip
         from cnnlive.plan.blocks import plan_blocks  # noqa: PLC0415 - loaded where it is asked for
 
         return plan_blocks(step.problem, budget, method=method)
@@ -404,7 +402,7 @@ class CheckpointPlan(Columns):
         """
         from cnnlive.plan.wraps import plan_wraps  # noqa: PLC0415 - loaded where it is asked for
 
-        return plan_wraps(self.step, self.budget, kind="modules", seed=seed)
+        return plan_wraps(self.step, self.budget, kind="modules", seed=seed, recompute_random=self.recompute_random)
 
     def policy(self, *, seed: int = 0) -> WrapPlan:
         """Choose modules to wrap, and ops in them whose results are saved, for selective checkpointing.
@@ -413,7 +411,7 @@ class CheckpointPlan(Columns):
         """
         from cnnlive.plan.wraps import plan_wraps  # noqa: PLC0415 - loaded where it is asked for
 
-        return plan_wraps(self.step, self.budget, kind="policy", seed=seed)
+        return plan_wraps(self.step, self.budget, kind="policy", seed=seed, recompute_random=self.recompute_random)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON; :meth:`from_dict` reads it."""

@@ -885,7 +885,7 @@ class _Search:
         return self.repair(budget, noise, tries)
 
     def first(self, budget: int) -> bool:
-        """Make a first plan, or False: the better of the knapsack's and that of keeping all, repaired and improved."""
+        """Make a first plan, or False: the best of the knapsack's, the blocks' and that of keeping all, repaired."""
         self.quick = True
         best: tuple[int, I64] | None = None
         for k in range(2):
@@ -893,10 +893,21 @@ class _Search:
                 self.descend(budget, 2_000)
                 if best is None or self.e.cost < best[0]:
                     best = self.e.cost, self.state
+        if not self.late and self.blocks(budget, 2_000) and (best is None or self.e.cost < best[0]):
+            best = self.e.cost, self.state
         self.quick = False
         if best is None:
             return self.start(budget) or (self.e.go(self.keep) and self.repair(budget))
         return self.e.go(best[1])
+
+    def blocks(self, budget: int, tries: int) -> bool:
+        """Make a plan of that of the chain of blocks between cut vertices, repaired and improved."""
+        from cnnlive.plan.blocks import start_states  # noqa: PLC0415 - blocks are made of what is here
+
+        if not self.e.go(start_states(self.problem, budget)) or not self.repair(budget):
+            return False
+        self.descend(budget, tries)
+        return True
 
     def least(self, effort: _Effort) -> tuple[int, I64]:
         """Find a plan with a low peak: the minimum feasible budget, as far as it is known.
@@ -924,6 +935,9 @@ class _Search:
                 self.start(goal, tries=1_200 if quick else _ANY)
                 better()
         self.quick = quick
+        if best > goal and not quick and not self.late:
+            self.blocks(goal, 0)
+            better()
         for k in range(0 if quick else effort.starts):
             if best > goal and not self.late:
                 self.quick = k % 2 == 0
@@ -1074,9 +1088,12 @@ def plan_remat(
         return search.plan(budget, search.keep_cost, effort)
     (bound,) = search.bounds([budget])
     if bound < 0 or not (search.first(budget) or search.anneal(budget, max(how.anneal, how.least), _WARM, 3)):
-        least, _ = search.least(how)
+        # from nothing: which budget is the least must not depend on the one that was asked for
+        anew = _Search(problem, seed, None if search.end is None else max(search.end - time.monotonic(), 1e-3))
+        least, state = anew.least(how)
         if least > budget:
             _refuse(problem, budget, least, search.bounds.least_bytes, bound < 0)
+        search.e.go(state)
     search.improve(budget, bound, how, progress)
     plan = search.plan(budget, bound, effort)
     if exact and not plan.optimal and not search.late:
@@ -1198,6 +1215,17 @@ def remat_frontier(
                 search.descend(asked[k], quick.descent)
                 better(k)
         state = found[k][1]
+    # Many values that only go together, as in a DenseNet, are beyond single changes: there begin with blocks.
+    loose = [k for k in range(len(asked)) if found[k][0] - bound[k] > search.keep_cost // 60]
+    if 2 * len(loose) >= len(asked):
+        for at in sorted({loose[len(loose) * q // 8] for q in (1, 4, 7)}, reverse=True):
+            if not search.late and search.blocks(asked[at], 3 * quick.descent):
+                better(at)
+            for k in reversed(range(at)):
+                if not e.go(found[k + 1][1]) or not search.repair(asked[k], again=True):
+                    break
+                search.descend(asked[k], quick.descent)
+                better(k)
     search.quick = effort == "default"
     for done, k in enumerate(reversed(range(len(asked)))):
         if search.quick or found[k][0] <= bound[k] or search.late:
@@ -1251,15 +1279,16 @@ class RematPlan(Columns):
     budget : int
         Bytes that were allowed.
     states : (n_gaps,) int64
-        For each value and each gap between two of its uses: 0 held, 1 dropped and held again once recomputed, 2 made
-        again in each step that needs it, 3 held until recomputation reads it, then as 1, 4 made again where it is
-        first needed and held from where it is needed next. See :attr:`gaps`.
+        For each value and each gap between two of its uses: 0 held, 1 dropped and held again once its node runs again,
+        for it or for another output, 2 made again in each step that needs it, 3 held until recomputation reads it, then
+        as 1, 4 made again where it is first needed and held from where it is needed next. See :attr:`gaps`.
     peak_bytes : int
         Most bytes alive at once, fixed ones included.
     cost : int
         Of the whole step with what is recomputed.
     lower_bound : int
-        No schedule in this order that meets the budget costs less.
+        No schedule in this order that meets the budget costs less; where :func:`cnnlive.plan.remat_exact.prove_remat`
+        has proven it, none that runs a node at most once before each step.
     status : {"optimal", "feasible"}
         ``"feasible"``: nothing proves the plan the cheapest.
     effort : str

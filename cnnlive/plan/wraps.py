@@ -1009,7 +1009,8 @@ def _warnings(model: _Model, choice: _Choice) -> list[str]:
     if norms:
         found.append(
             f"the running statistics of {_listed(norms)} are updated twice in each step, unless the second time is "
-            "undone: give a momentum m as 1 - sqrt(1 - m), 0.0513 for 0.1; for momentum=None there is no such value"
+            "undone, to which cnnlive.torch.apply sees: otherwise give a momentum m as 1 - sqrt(1 - m), 0.0513 for "
+            "0.1; for momentum=None there is no such value"
         )
     random = [span.module for span in spans if span.random]
     if random:
