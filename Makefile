@@ -9,13 +9,16 @@ KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py tests/test_tr
 	tests/test_arena_kernel.py tests/test_arena_search.py tests/test_rules_kernel.py tests/test_remat_chain.py \
 	tests/test_remat.py
 
-.PHONY: demo test lint format bench bench-table docs clean fresh help
+FUZZ_SECONDS ?= 60
+
+.PHONY: demo test lint format bench bench-table docs fuzz clean fresh help
 
 help:
 	@echo "make demo   what VGG-16, ResNet-50 and an ONNX file cost"
 	@echo "make test   the whole suite, then the kernels uncompiled (coverage) and bounds-checked"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  benchmarks; make bench-table writes their figures into the README"
+	@echo "make fuzz   damaged files for every reader, 5,000 fixed ones and, with atheris, FUZZ_SECONDS=$(FUZZ_SECONDS) of search"
 	@echo "make docs   write the generated pages of docs/"
 	@echo "make clean  remove caches and build products; make fresh removes .venv too"
 
@@ -47,6 +50,11 @@ bench-table: bench
 docs: $(VENV)/.demo-stamp
 	@$(PY) tools/generate_docs.py
 
+fuzz: $(VENV)/.fuzz-stamp
+	$(PY) tools/fuzz.py --files 5000 --seed 1
+	@$(PY) -c 'import atheris' 2>/dev/null || echo "atheris has no wheel for this platform: the guided search is left out"
+	@! $(PY) -c 'import atheris' 2>/dev/null || $(PY) tools/fuzz.py --guided $(FUZZ_SECONDS)
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .numba_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
@@ -68,6 +76,10 @@ $(VENV)/.demo-stamp: pyproject.toml $(VENV)/.pip-stamp
 
 $(VENV)/.test-stamp: pyproject.toml $(VENV)/.pip-stamp
 	@$(PIP) install -e . --group test --group nas-test
+	@touch $@
+
+$(VENV)/.fuzz-stamp: pyproject.toml $(VENV)/.pip-stamp
+	@$(PIP) install -e . --group fuzz
 	@touch $@
 
 $(VENV)/.lint-stamp: pyproject.toml $(VENV)/.pip-stamp

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from cnnlive.plan.chain import Chain, ChainFrontier, ChainPlan, chain_baseline, chain_frontier, plan_chain
     from cnnlive.plan.checkpoint import CheckpointFrontier, CheckpointPlan, checkpoint_frontier, plan_checkpoints
     from cnnlive.plan.compare import Comparison, compare_profiles
-    from cnnlive.plan.costs import Costs, Flops, Roofline, read_costs
+    from cnnlive.plan.costs import Costs, Flops, Measured, Roofline, read_cost_model, read_costs
     from cnnlive.plan.inference import InferencePlan, plan_inference
     from cnnlive.plan.optimizers import Optimizer
     from cnnlive.plan.order import OrderPlan, minimum_peak, plan_order
     from cnnlive.plan.remat import Frontier, RematPlan, RematProblem, plan_remat, remat_frontier
+    from cnnlive.plan.remat_exact import prove_remat
     from cnnlive.plan.rules import RuleOfThumb, rules_of_thumb
     from cnnlive.plan.training import TrainingPlan, plan_training
     from cnnlive.plan.warm import warm_up
+    from cnnlive.plan.wraps import Region, WrapFrontier, WrapPlan, plan_wraps, simulate_wraps, wrap_frontier
     from cnnlive.profiles import PROFILES, Profile, Takeover
     from cnnlive.units import format_bytes, parse_bytes
 
@@ -59,10 +61,12 @@ _MODULE_OF = {
     "Graph": "cnnlive.graph",
     "InferencePlan": "cnnlive.plan.inference",
     "Lowered": "cnnlive.lowered",
+    "Measured": "cnnlive.plan.costs",
     "Optimizer": "cnnlive.plan.optimizers",
     "OrderPlan": "cnnlive.plan.order",
     "PROFILES": "cnnlive.profiles",
     "Profile": "cnnlive.profiles",
+    "Region": "cnnlive.plan.wraps",
     "RematPlan": "cnnlive.plan.remat",
     "RematProblem": "cnnlive.plan.remat",
     "Roofline": "cnnlive.plan.costs",
@@ -71,6 +75,8 @@ _MODULE_OF = {
     "Takeover": "cnnlive.profiles",
     "Tensor": "cnnlive.graph",
     "TrainingPlan": "cnnlive.plan.training",
+    "WrapFrontier": "cnnlive.plan.wraps",
+    "WrapPlan": "cnnlive.plan.wraps",
     "autocast": "cnnlive.mixed",
     "chain_baseline": "cnnlive.plan.chain",
     "chain_frontier": "cnnlive.plan.chain",
@@ -95,14 +101,20 @@ _MODULE_OF = {
     "plan_remat": "cnnlive.plan.remat",
     "plan_shared_objects": "cnnlive.plan.arena",
     "plan_training": "cnnlive.plan.training",
+    "plan_wraps": "cnnlive.plan.wraps",
+    "prove_remat": "cnnlive.plan.remat_exact",
     "read_buffers": "cnnlive.io.buffers",
+    "read_cost_model": "cnnlive.plan.costs",
     "read_costs": "cnnlive.plan.costs",
     "read_json": "cnnlive.io.json",
     "read_onnx": "cnnlive.io.onnx",
     "read_tflite": "cnnlive.io.tflite",
     "remat_frontier": "cnnlive.plan.remat",
     "rules_of_thumb": "cnnlive.plan.rules",
+    "simulate_wraps": "cnnlive.plan.wraps",
+    "torch": "",
     "warm_up": "cnnlive.plan.warm",
+    "wrap_frontier": "cnnlive.plan.wraps",
     "write_buffers": "cnnlive.io.buffers",
     "zoo": "",
 }
@@ -127,9 +139,11 @@ __all__ = [
     "Graph",
     "InferencePlan",
     "Lowered",
+    "Measured",
     "Optimizer",
     "OrderPlan",
     "Profile",
+    "Region",
     "RematPlan",
     "RematProblem",
     "Roofline",
@@ -138,6 +152,8 @@ __all__ = [
     "Takeover",
     "Tensor",
     "TrainingPlan",
+    "WrapFrontier",
+    "WrapPlan",
     "autocast",
     "chain_baseline",
     "chain_frontier",
@@ -162,14 +178,19 @@ __all__ = [
     "plan_remat",
     "plan_shared_objects",
     "plan_training",
+    "plan_wraps",
+    "prove_remat",
     "read_buffers",
+    "read_cost_model",
     "read_costs",
     "read_json",
     "read_onnx",
     "read_tflite",
     "remat_frontier",
     "rules_of_thumb",
+    "simulate_wraps",
     "warm_up",
+    "wrap_frontier",
     "write_buffers",
     "zoo",
 ]

@@ -536,9 +536,11 @@ def test_only_results_draw_themselves(pyplot, results):
 def test_methods_of_results_are_the_functions(pyplot, results):
     pytest.importorskip("pandas", reason="data frames need pandas")
     for name in ("InferencePlan", "TrainingPlan", "OrderPlan", "ArenaPlan", "SharedObjectsPlan", "Comparison", "Fit",
-                 "RuleOfThumb", "ChainFrontier", "ChainPlan"):  # fmt: skip
+                 "RuleOfThumb", "ChainFrontier", "ChainPlan", "RematPlan", "Frontier", "CheckpointPlan",
+                 "CheckpointFrontier", "WrapPlan"):  # fmt: skip
         result = results[name]
         assert result.plot().get_title(loc="left") == plot(result).get_title(loc="left")
+        pyplot.close("all")
         assert pickle.loads(pickle.dumps(result)).to_frame().equals(result.to_frame())
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from cnnlive._types import I64, Columns, column
+from cnnlive._types import I64, Result, column
 from cnnlive.errors import BudgetError, GraphError, RematError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
 from cnnlive.plan.costs import Costs, read_cost_model
 from cnnlive.plan.optimizers import Optimizer
-from cnnlive.plan.remat import Effort, Frontier, Progress, RematPlan, _Evaluator, plan_remat, remat_frontier
+from cnnlive.plan.remat import Effort, Frontier, Progress, RematPlan, _bounds, _Evaluator, plan_remat, remat_frontier
 from cnnlive.plan.steps import FORWARD, StepGraph, step_graph
 from cnnlive.plan.training import TrainingPlan, plan_training
 from cnnlive.units import format_bytes, parse_bytes
@@ -246,7 +246,7 @@ def _result(step: StepGraph, plan: RematPlan, method: str, costs: Costs, recompu
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CheckpointPlan(Columns):
+class CheckpointPlan(Result):
     """What a training step keeps and what it recomputes; made by :func:`plan_checkpoints`.
 
     Attributes
@@ -442,7 +442,8 @@ class CheckpointPlan(Columns):
         Raises
         ------
         RematError
-            If something is missing, or the plan is not one of this net: its peak and cost are worked out anew.
+            If something is missing, or the plan is not one of this net: its peak, cost and bound are worked out anew.
+            What a solver had proven (`exact`) has to be proven again.
         """
         options = {k: v for k, v in _checked(data).get("options", {}).items() if v is not None} | training
         model = read_cost_model(data["costs"])
@@ -474,7 +475,7 @@ class CheckpointPlan(Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CheckpointFrontier(Columns):
+class CheckpointFrontier(Result):
     """Plans by budget; made by :func:`checkpoint_frontier`.
 
     Attributes
@@ -585,10 +586,12 @@ def _read_plan(step: StepGraph, data: Mapping[str, Any]) -> RematPlan:
         raise RematError(f"the plan's states are not those of {step.plan.name or 'this net'}: {given.size} of "
                          f"{len(start)}; allowed: 0 to 4 for each gap, 0 where nothing may be dropped")  # fmt: skip
     states = column(given)
-    e.reset(states)
-    proven = min(int(data["lower_bound"]), e.cost)
-    status: Literal["optimal", "feasible"] = "optimal" if proven == e.cost else "feasible"
-    return RematPlan(step.problem, int(data["budget"]), states, e.peak_bytes, e.cost, proven, status, data["effort"])
+    if not e.reset(states):
+        raise RematError(f"the plan's states recompute more than {step.plan.name or 'this net'} has room for")
+    budget = int(data["budget"])
+    bound = min(max(_bounds(step.problem)([budget])[0], 0), e.cost)
+    status: Literal["optimal", "feasible"] = "optimal" if bound == e.cost else "feasible"
+    return RematPlan(step.problem, budget, states, e.peak_bytes, e.cost, bound, status, data["effort"])
 
 
 def _some(names: Sequence[str], n: int = 4) -> str:

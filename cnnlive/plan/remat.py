@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cnnlive._kernels import remat as _k
-from cnnlive._types import I64, Columns, column, csr, frozen
+from cnnlive._types import I64, Columns, Result, column, csr, frozen
 from cnnlive.errors import BudgetError, RematError
 from cnnlive.units import format_bytes
 
@@ -1270,7 +1270,7 @@ def _refuse(problem: RematProblem, budget: int, least: int, proven: int, never: 
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RematPlan(Columns):
+class RematPlan(Result):
     """What to keep and what to recompute; made by :func:`plan_remat`.
 
     Attributes
@@ -1380,7 +1380,7 @@ class RematPlan(Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Frontier:
+class Frontier(Result):
     """Plans by budget; made by :func:`remat_frontier`.
 
     Attributes

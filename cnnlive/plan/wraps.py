@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from cnnlive._types import I64, Columns, column, frozen
+from cnnlive._types import I64, Columns, Result, column, frozen
 from cnnlive.errors import RematError, close_names
 from cnnlive.lowered import Lowered
 from cnnlive.ops import operator
@@ -54,7 +54,7 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class WrapPlan(Columns):
+class WrapPlan(Result):
     """Which modules to wrap, and what a step then takes; made by :func:`plan_wraps` and :func:`simulate_wraps`.
 
     Attributes
