@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection
+from typing import Any
 
 __all__ = [
     "ArenaError",
@@ -127,3 +129,20 @@ class ReadError(CnnliveError, ValueError):
 
 class MissingExtraError(CnnliveError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
+
+
+def import_extra(module: str, extra: str, doing: str) -> Any:
+    """Import a module of an optional package; without its types, which not everybody has.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed: `doing` needs it, and `extra` installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise MissingExtraError(
+            f"{doing} needs the package {package}, installed by the extra {extra!r}: pip install 'cnnlive[{extra}]'"
+        ) from None

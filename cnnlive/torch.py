@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from cnnlive.errors import GraphError, MissingExtraError, RematError, ShapeError, close_names
+from cnnlive.errors import GraphError, MissingExtraError, RematError, ShapeError, close_names, import_extra
 from cnnlive.io.torch import from_torch
 from cnnlive.lowered import lower
 from cnnlive.ops import operator
@@ -42,12 +42,7 @@ _NAME: Final = "_cnnlive_applied"
 @functools.cache
 def _torch() -> Any:
     """Return the package torch; without types, which would take mypy through all of it."""
-    try:
-        return importlib.import_module("torch")
-    except ImportError:
-        raise MissingExtraError(
-            "running a plan needs the package torch, installed by the extra 'torch': pip install 'cnnlive[torch]'"
-        ) from None
+    return import_extra("torch", "torch", "running a plan")
 
 
 # ---------------------------------------------------------------------------------- what a plan says, for this file

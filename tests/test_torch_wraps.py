@@ -17,7 +17,9 @@ from cnnlive.plan.wraps import Region, _Model, plan_wraps, simulate_wraps
 torch = pytest.importorskip("torch", reason="torch is not installed")
 nn, F = torch.nn, torch.nn.functional
 
-from cnnlive.io.torch import from_torch  # noqa: E402 - after the check for torch
+from test_torch_training import DenseBlock  # noqa: E402 - after the check for torch
+
+from cnnlive.io.torch import from_torch  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,30 +113,6 @@ class UNet(nn.Module):
         y = self.dec2(torch.cat([self.up2(self.middle(F.max_pool2d(b, 2))), b], dim=1))
         y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
         return self.out(self.dec1(torch.cat([y, a], dim=1)))
-
-
-class DenseLayer(nn.Module):
-    def __init__(self, inputs, growth):
-        super().__init__()
-        self.norm, self.relu = nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
-        self.conv = nn.Conv2d(inputs, growth, 3, padding=1, bias=False)
-
-    def forward(self, features):
-        return self.conv(self.relu(self.norm(torch.cat(features, 1))))
-
-
-class DenseBlock(nn.Module):
-    """Hands a list of tensors to its layers, which it appends to later."""
-
-    def __init__(self, inputs, growth, n):
-        super().__init__()
-        self.layers = nn.ModuleList(DenseLayer(inputs + k * growth, growth) for k in range(n))
-
-    def forward(self, x):
-        features = [x]
-        for layer in self.layers:
-            features.append(layer(features))
-        return torch.cat(features, 1)
 
 
 def dense():

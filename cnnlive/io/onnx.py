@@ -17,10 +17,10 @@ from cnnlive._types import Shape, dtype_name
 from cnnlive.errors import (
     CnnliveError,
     DTypeError,
-    MissingExtraError,
     ReadError,
     ShapeError,
     UnknownOperatorError,
+    import_extra,
 )
 from cnnlive.graph import Graph, Tensor
 from cnnlive.io._onnx_fold import FOLDS, Constant, cast_to, fold, from_proto, shape_of, size_of
@@ -119,12 +119,7 @@ def _read(
 
 def _load(source: Any) -> tuple[Any, str]:
     """Return a ModelProto and the name of the file it came from."""
-    try:
-        import onnx  # noqa: PLC0415 - optional dependency
-    except ImportError:
-        raise MissingExtraError(
-            "reading ONNX needs the package onnx, installed by the extra 'onnx': pip install 'cnnlive[onnx]'"
-        ) from None
+    onnx = import_extra("onnx", "onnx", "reading ONNX")
     if isinstance(source, onnx.ModelProto):
         return source, ""
     file_name, where = "", "the bytes given"

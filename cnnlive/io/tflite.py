@@ -6,7 +6,6 @@ gives another shape, or has no such operator, the op is ``opaque`` and its sizes
 
 from __future__ import annotations
 
-import importlib
 import math
 import mmap
 import os
@@ -18,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from cnnlive._types import FLOATING, ITEMSIZE, Shape
-from cnnlive.errors import CnnliveError, MissingExtraError, ReadError
+from cnnlive.errors import CnnliveError, ReadError, import_extra
 from cnnlive.graph import Graph, Tensor
 from cnnlive.io._tflite_ops import RULES, Built, NotInTable, laid_out, scratch_of
 from cnnlive.io.buffers import file_title
@@ -105,13 +104,7 @@ def read_tflite(source: Any, *, subgraph: int = 0, name: str | None = None) -> G
 
 
 def _schema() -> Any:
-    try:
-        return importlib.import_module("tflite")
-    except ImportError:
-        raise MissingExtraError(
-            "reading TFLite needs the schema package tflite, installed by the extra 'tflite': "
-            "pip install 'cnnlive[tflite]'"
-        ) from None
+    return import_extra("tflite", "tflite", "reading TFLite")
 
 
 def _opened(source: Any) -> tuple[Any, str, str]:

@@ -27,10 +27,10 @@ from cnnlive._types import Shape, dtype_name
 from cnnlive.errors import (
     AttributeValueError,
     CnnliveError,
-    MissingExtraError,
     ReadError,
     ShapeError,
     UnknownOperatorError,
+    import_extra,
 )
 from cnnlive.graph import Graph, Tensor
 from cnnlive.io import _torch_ops as _ops
@@ -155,12 +155,7 @@ def _silence() -> Iterator[None]:
 @functools.cache
 def _torch() -> Any:
     """Return the package torch; without types, which would take mypy through all of it."""
-    try:
-        return importlib.import_module("torch")
-    except ImportError:
-        raise MissingExtraError(
-            "importing a module needs the package torch, installed by the extra 'torch': pip install 'cnnlive[torch]'"
-        ) from None
+    return import_extra("torch", "torch", "importing a module")
 
 
 def _read_module(module: Any) -> Any:

@@ -6,7 +6,6 @@ What needs no adapter: a loop over ``limit.mask(X)``; DEAP's ``DeltaPenalty(limi
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cnnlive._types import I64
-from cnnlive.errors import MissingExtraError, SpaceError
+from cnnlive.errors import SpaceError, import_extra
 
 if TYPE_CHECKING:
     from cnnlive.nas.base import Gene, SearchSpace
@@ -24,13 +23,7 @@ __all__ = ["constrain", "parametrization", "problem", "suggest"]
 
 
 def _load(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise MissingExtraError(
-            f"this needs the package {package}, installed by the extra 'nas': pip install 'cnnlive[nas]'"
-        ) from None
+    return import_extra(module, "nas", "this")
 
 
 # ---------------------------------------------------------------------------------- Optuna

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import math
 import queue
 import threading
@@ -15,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from cnnlive._types import I64, frozen
-from cnnlive.errors import MissingExtraError, RematError
+from cnnlive.errors import RematError, import_extra
 from cnnlive.plan.remat import RematPlan, RematProblem, _Model, _Search
 
 __all__ = ["prove_remat"]
@@ -122,12 +121,7 @@ def prove_remat(
 @functools.cache
 def _cp_model() -> Any:
     """Return the module of OR-Tools; without types, which are not there for those who lack it."""
-    try:
-        return importlib.import_module("ortools.sat.python.cp_model")
-    except ImportError:
-        raise MissingExtraError(
-            "an exact plan needs the package ortools, installed by the extra 'exact': pip install 'cnnlive[exact]'"
-        ) from None
+    return import_extra("ortools.sat.python.cp_model", "exact", "an exact plan")
 
 
 class _Run:

@@ -10,7 +10,6 @@ repeat, outlines and names tell more.
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnlive._types import I64
-from cnnlive.errors import MissingExtraError, close_names
+from cnnlive.errors import close_names, import_extra
 from cnnlive.report.frame import (
     INFERENCE_KINDS,
     TRAINING_KINDS,
@@ -69,12 +68,7 @@ _STYLE: Final[Mapping[str, Any]] = {
 
 
 def _load(module: str) -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}")
-    except ImportError:
-        raise MissingExtraError(
-            "drawing needs the package matplotlib, installed by the extra 'viz': pip install 'cnnlive[viz]'"
-        ) from None
+    return import_extra(f"matplotlib.{module}", "viz", "drawing")
 
 
 # ---------------------------------------------------------------------------------- parts of drawings
