@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import random
 import signal
+import sys
 import threading
 import time
 from dataclasses import fields
@@ -406,11 +407,8 @@ def test_arguments_are_checked(change, words):
 
 
 def test_without_the_solver_the_error_names_the_extra(monkeypatch):
-    def absent(name):
-        raise ImportError(name)
-
     remat_exact._cp_model.cache_clear()
-    monkeypatch.setattr(remat_exact.importlib, "import_module", absent)
+    monkeypatch.setitem(sys.modules, "ortools.sat.python.cp_model", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'cnnlive\[exact\]'"):
         prove_remat(plan_remat(EARLY, budget=16))
 
