@@ -22,6 +22,8 @@ _LIMIT: Final = 2**60
 _ANY: Final = 2**62  # no limit
 _SLICE: Final = 20_000  # tries of a kernel between two looks at the clock
 _STOPS: Final = 20  # plans noted on the way to the least budget
+_LARGE: Final = 1_000  # nodes
+_HUGE: Final = 3_000
 _KICK: Final = 4_000  # moves of annealing after a kick
 
 # Annealing: temperature from and to, as shares of the plain cost, and price of a byte too many from and to
@@ -876,8 +878,14 @@ class _Search:
                 break
         return self.e.peak_bytes <= enough
 
-    def start(self, budget: int, noise: int = 0, far: int = _ANY, tries: int = _ANY) -> bool:
-        """Make a first plan: what the tightest step's knapsack leaves out, repaired if that is not `far` too much."""
+    def start(self, budget: int, noise: int = 0, far: int | None = None, tries: int = _ANY) -> bool:
+        """Make a first plan: what the tightest step's knapsack leaves out, repaired if that is not `far` too much.
+
+        On large problems an eighth of what has to go is far by itself: a repair from there takes seconds, and its plans
+        are poor.
+        """
+        if far is None:
+            far = _ANY if self.problem.n <= _LARGE else (self.keep_peak - budget) // 8
         state = self.keep.copy()
         state[self.bounds.dropped(budget)] = 1
         if not self.e.go(state) or self.e.peak_bytes - budget > far:
@@ -888,13 +896,16 @@ class _Search:
         """Make a first plan, or False: the best of the knapsack's, the blocks' and that of keeping all, repaired."""
         self.quick = True
         best: tuple[int, I64] | None = None
-        for k in range(2):
+        if self.blocks(budget, 2_000):
+            best = self.e.cost, self.state
+        # greedy repairs of huge problems take many seconds, and their plans are no better
+        for k in range(2 if best is None or self.problem.n <= _HUGE else 0):
+            if self.late and best is not None:
+                break
             if self.start(budget) if k else self.e.go(self.keep) and self.repair(budget):
                 self.descend(budget, 2_000)
                 if best is None or self.e.cost < best[0]:
                     best = self.e.cost, self.state
-        if not self.late and self.blocks(budget, 2_000) and (best is None or self.e.cost < best[0]):
-            best = self.e.cost, self.state
         self.quick = False
         if best is None:
             return self.start(budget) or (self.e.go(self.keep) and self.repair(budget))
@@ -967,7 +978,7 @@ class _Search:
             if tell is not None:
                 tell(min(done / max(whole, 1), 1.0), f"{what}, {100 * (best / plain - 1):.2f} %")
 
-        for k in range(effort.starts):
+        for k in range(effort.starts if self.problem.n <= _HUGE else 0):
             # other plans of the same kind: the knapsack's and the plain one in turn, repaired with some chance
             if best > bound and not self.late:
                 said("greedy plans")
