@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cnnlive import Graph, lower, plan_training, zoo
 from cnnlive.errors import RematError
 from cnnlive.plan.remat import RematProblem, plan_remat
-from cnnlive.plan.steps import step_graph
+from cnnlive.plan.steps import _groups, _Part, step_graph
 from cnnlive.verify_remat import check_remat
 
 
@@ -174,6 +174,52 @@ def test_numbers_that_pytorch_wraps_are_held_until_backward():
     number, _ = values_of(step, "twice")
     assert step.problem.nbytes[number] == 8
     assert step.problem.names[step.problem.held[number]] == "twice backward"
+
+
+def test_outputs_of_the_network_are_held_to_the_end():
+    step = steps_of(plan_training(block(), batch=2))
+    (scores,) = values_of(step, "fc")
+    assert step.problem.outlives[scores]
+    assert step.problem.names[step.problem.held[scores]] == "optimizer.step"
+
+
+def test_what_is_overwritten_is_held_until_then():
+    g = Graph("late in place")
+    a = g.conv2d(g.input((1, 3, 8, 8)), 4, kernel_size=3, name="a")
+    b = g.sigmoid(a, name="b")
+    c = g.relu(a, inplace=True, name="c")
+    g.output(g.add(b, c, name="sum"))
+    step = steps_of(plan_training(g, batch=1, loss="mse"))
+    (before,) = values_of(step, "a")
+    assert step.problem.held[before] == node(step, "c")
+
+
+def test_a_product_is_held_while_a_number_is_added():
+    g = Graph("affine")
+    x = g.conv2d(g.input((1, 3, 8, 8)), 4, kernel_size=3, name="a")
+    g.output(g.scale(x, factor=2.0, offset=1.0, name="affine"))
+    step = agree(plan_training(g, batch=1, loss="mse"))
+    (product,) = values_of(step, "affine (mul)")
+    assert step.problem.held[product] == node(step, "affine (add)")
+
+
+@pytest.mark.parametrize(
+    ("parts", "groups"),
+    [
+        # storages 0 to 3 have 10, 8, 9 and 5 bytes: what is made, what is let go, whether what was saved goes then
+        ([([0], [], False), ([2], [], False)], [([0, 2], 19, False)]),
+        ([([0], [0], False), ([1], [], False)], [([0, 1], 10, False)]),
+        ([([0], [9], False), ([2], [], False)], [([0], 10, False), ([2], 9, False)]),  # 15 at once, and 19 live on
+        ([([0], [0], True), ([1], [], True)], [([0, 1], 10, False)]),  # no more than before what was saved goes
+        ([([1], [1], True), ([0], [], True)], [([1], 8, False), ([0], 10, True)]),  # more than before
+        ([([1], [1], True), ([0], [0], True), ([2], [], True)], [([1], 8, False), ([0, 2], 10, True)]),
+        ([([1], [1], False), ([0], [], True)], [([1, 0], 10, False)]),
+    ],
+)  # fmt: skip
+def test_stretches_of_backward_are_one_node_where_that_says_the_same(parts, groups):
+    nbytes = [10, 8, 9, 5, 0, 0, 0, 0, 0, 4]
+    found = _groups([_Part(*p) for p in parts], nbytes)
+    assert [(g.made, g.most, g.behind) for g in found] == groups
 
 
 def test_costs_are_one_for_each_record():

@@ -360,7 +360,7 @@ class CheckpointPlan(Result):
                     alive[v] = int(problem.nbytes[v])
             else:
                 alive.pop(i, None)
-        return sum(size for v, size in alive.items() if self.step.store[v] >= 0)
+        return sum(alive.values())
 
     @property
     def timeline(self) -> I64:

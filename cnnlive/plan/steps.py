@@ -96,6 +96,20 @@ class _Part(NamedTuple):
     saved: bool
 
 
+class _Group(NamedTuple):
+    """Stretches that are one node: what is made and what is let go, the most bytes that it adds and those it leaves.
+
+    ``behind``: saved storages were let go before it begins; ``saved``: by its end.
+    """
+
+    made: list[int]
+    freed: set[int]
+    most: int
+    left: int
+    behind: bool
+    saved: bool
+
+
 class _Nodes:
     """Collects the columns of a problem."""
 
@@ -212,12 +226,11 @@ class _Nodes:
             end = len(self.events) if k == len(active) - 1 else end
             saved = [now[s] for s in self.rows["saved"][p] if s in now]
             parts = _parts(self.events[begin:end], release - begin, bool(saved))
-            for j, (group, most) in enumerate(self.groups(parts)):
-                freed = {s for part in group for s in part.freed}
-                reads = [now[s] for s in freed if s in now and (self.store[now[s]] < 0)]
-                reads += [] if saved and parts[0] is not group[0] and self.let_go(parts, group) else saved
-                made = [s for part in group for s in part.made if s not in freed]
-                scratch = most - sum(self.nbytes[s] for s in made)
+            for j, group in enumerate(_groups(parts, self.nbytes)):
+                reads = [now[s] for s in group.freed if s in now and self.store[now[s]] < 0]
+                reads += [] if group.behind else saved
+                made = [s for s in group.made if s not in group.freed]
+                scratch = group.most - sum(self.nbytes[s] for s in made)
                 name = f"{self.names[p]} backward" + (f" ({j + 1})" if j else "")
                 i = self.node(name, p, BACKWARD, 0 if j else cost[p], reads, scratch)
                 for s in self.rows["saved"][p]:
@@ -225,38 +238,6 @@ class _Nodes:
                         self.held[now[s]] = i  # a number that PyTorch wraps, which the node itself holds
                 for s in made:
                     now[s] = self.value(i, self.nbytes[s], -1)
-
-    def let_go(self, parts: Sequence[_Part], group: Sequence[_Part]) -> bool:
-        """Whether saved storages are gone before a group begins."""
-        before = next(k for k, part in enumerate(parts) if part is group[0])
-        return parts[before - 1].saved
-
-    def groups(self, parts: Sequence[_Part]) -> list[tuple[list[_Part], int]]:
-        """Put stretches together where one node says the same; each group with the most bytes it adds.
-
-        That is so if the most is no less than what outlives the group, and if no instant after saved storages are let
-        go, which recomputation may have made smaller or not, has more than those before.
-        """
-        found: list[tuple[list[_Part], int]] = []
-        group: list[_Part] = []
-        most = after = 0
-        already = False
-        for part in parts:
-            size = sum(self.nbytes[s] for s in part.made)
-            if group:
-                alive = {s for p in (*group, part) for s in p.made} - {s for p in (*group, part) for s in p.freed}
-                top = after + size
-                behind = group[-1].saved and not already
-                if (not behind or top <= most) and max(most, top) >= sum(self.nbytes[s] for s in alive):
-                    group.append(part)
-                    most = max(most, top)
-                    after = top - sum(self.nbytes[s] for s in part.freed)
-                    continue
-                found.append((group, most))
-                already = group[-1].saved
-            group, most = [part], size
-            after = size - sum(self.nbytes[s] for s in part.freed)
-        return [*found, (group, most)]
 
     def step(self) -> None:
         """Add the optimizer's step, which finds what outlives backward."""
@@ -279,6 +260,28 @@ class _Nodes:
             column(self.outlives), column(self.held),
         )  # fmt: skip
         return StepGraph(self.plan, problem, column(self.record), column(self.phase), column(self.store))
+
+
+def _groups(parts: Sequence[_Part], nbytes: Sequence[int]) -> list[_Group]:
+    """Put stretches together where one node says the same.
+
+    That is so if the most is no less than what outlives the group, and if no instant after saved storages are let go,
+    which recomputation may have made smaller or not, has more than those before.
+    """
+    found: list[_Group] = []
+    for part in parts:
+        size, gone = sum(nbytes[s] for s in part.made), sum(nbytes[s] for s in part.freed)
+        if found:
+            last = found[-1]
+            made, freed, top = last.made + part.made, last.freed | set(part.freed), last.left + size
+            most = max(last.most, top)
+            released = last.saved and not last.behind
+            if (not released or top <= last.most) and most >= sum(nbytes[s] for s in made if s not in freed):
+                found[-1] = _Group(made, freed, most, top - gone, last.behind, part.saved)
+                continue
+        behind = bool(found) and found[-1].saved
+        found.append(_Group(part.made, set(part.freed), size, size - gone, behind, part.saved))
+    return found
 
 
 def _parts(events: Sequence[int], release: int, saves: bool) -> list[_Part]:
