@@ -797,7 +797,7 @@ _EFFORTS: Final[Mapping[str, _Effort]] = {
 }
 _FRONTIER_EFFORTS: Final[Mapping[str, _Effort]] = {
     "default": _Effort(160, 0, 0, 0, 0),
-    "best": _Effort(6_000, 1, 8_000, 4_000, 30_000),
+    "best": _Effort(3_500, 1, 7_000, 2_500, 20_000),
 }
 
 
@@ -943,7 +943,7 @@ class _Search:
                 self.path.append((self.e.cost, self.state, self.e.peak_bytes))
             better()
             if best > goal and not self.late:
-                self.start(goal, tries=1_200 if quick else _ANY)
+                self.start(goal, tries=400 if quick else _ANY)
                 better()
         self.quick = quick
         if best > goal and not quick and not self.late:
