@@ -180,7 +180,17 @@ def test_outputs_of_the_network_are_held_to_the_end():
     step = steps_of(plan_training(block(), batch=2))
     (scores,) = values_of(step, "fc")
     assert step.problem.outlives[scores]
-    assert step.problem.names[step.problem.held[scores]] == "optimizer.step"
+    assert step.problem.held[scores] == step.problem.n - 1
+    assert step.problem.names[-1] == "optimizer.step"
+
+
+def test_what_a_record_does_after_it_has_let_go_reads_nothing_saved():
+    step = steps_of(plan_training(zoo.load("googlenet", train=True), batch=2))
+    later = [i for i, name in enumerate(step.problem.names) if name.endswith("backward (2)")]
+    assert later
+    for i in later:
+        reads = step.problem.in_idx[step.problem.in_ptr[i] : step.problem.in_ptr[i + 1]]
+        assert (step.store[reads] < 0).all()
 
 
 def test_what_is_overwritten_is_held_until_then():
