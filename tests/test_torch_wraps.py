@@ -17,7 +17,7 @@ from cnnlive.plan.wraps import Region, _Model, plan_wraps, simulate_wraps
 torch = pytest.importorskip("torch", reason="torch is not installed")
 nn, F = torch.nn, torch.nn.functional
 
-from test_torch_training import DenseBlock  # noqa: E402 - after the check for torch
+from test_torch_training import DenseBlock, Head, residual  # noqa: E402 - after the check for torch
 
 from cnnlive.io.torch import from_torch  # noqa: E402
 
@@ -29,43 +29,11 @@ def conv_norm(inputs, outputs, kernel=3, act=None, **options):
     return nn.Sequential(*layers, *([act] if act is not None else []))
 
 
-class Head(nn.Module):
-    def __init__(self, channels, classes=10):
-        super().__init__()
-        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(channels, classes)
-
-    def forward(self, x):
-        return self.fc(torch.flatten(self.pool(x), 1))
-
-
 def chain():
     """Blocks of convolution, normalisation and activation, in place and not."""
     return nn.Sequential(conv_norm(3, 8, act=nn.ReLU(inplace=True)), conv_norm(8, 8, act=nn.ReLU()), nn.MaxPool2d(2),
                          conv_norm(8, 12, act=nn.SiLU(inplace=True)), nn.Conv2d(12, 12, 3, padding=1), nn.Sigmoid(),
                          Head(12))  # fmt: skip
-
-
-class Basic(nn.Module):
-    """Adds in place, and one activation that runs twice."""
-
-    def __init__(self, inputs, outputs, stride=1):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
-        self.down = conv_norm(inputs, outputs, 1, stride=stride) if inputs != outputs else None
-
-    def forward(self, x):
-        identity = x if self.down is None else self.down(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += identity
-        return self.relu(out)
-
-
-def residual():
-    return nn.Sequential(conv_norm(3, 8, act=nn.ReLU(inplace=True)), nn.MaxPool2d(3, 2, 1), Basic(8, 8),
-                         Basic(8, 16, 2), Basic(16, 16), Head(16))  # fmt: skip
 
 
 class SqueezeExcite(nn.Module):

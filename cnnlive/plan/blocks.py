@@ -94,8 +94,8 @@ class _Lives(NamedTuple):
 def _lives(problem: RematProblem, m: _Model, one_each: bool) -> _Lives:
     """Return the lives of values; `one_each`: of what a node writes, only what later nodes need again may be dropped.
 
-    A node runs again for each of its outputs that is needed in another step. So the others stay where they are small
-    beside the largest, as statistics are, or all of them.
+    What is dropped twice runs again for each of its outputs that is needed in another step. So the others stay where
+    they are small beside the largest, as statistics are, or all of them.
     """
     loss, n_values = problem.loss, len(m.nbytes)
     spans = np.flatnonzero((m.gap_begin <= loss) & (m.gap_end > loss))

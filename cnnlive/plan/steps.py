@@ -185,7 +185,7 @@ class _Nodes:
             old = self.value(self.node("gradients of the step before", -1, FORWARD, 0, []), self.before, -1)
         for r in range(self.n_records):
             works = bool(alloc[r]) or over[r] >= 0
-            reads = [now[s] for s in read[r] if s in now] if works else []
+            reads = [now[s] for s in (*read[r], over[r]) if s in now] if works else []
             may = works and tape.records[r][0] >= 0 and not pinned[r] and (self.recompute_random or not random[r])
             i = self.node(self.names[r], r, FORWARD, cost[r] if works else 0, reads, again=may)
             for v in reads:
@@ -195,8 +195,6 @@ class _Nodes:
             s = over[r]
             if s >= 0:
                 v = now[s]
-                if last.get(v) != i:  # written over without being read
-                    self.reads[i] = sorted({*self.reads[i], v})
                 held[v] = i
                 now[s] = self.value(i, self.nbytes[s], s, v)
             late = []
