@@ -71,6 +71,8 @@ class Tape(Columns):
         Every parameter, then every buffer and batch counter.
     saved_stores : (k,) int64
         The storages that forward makes and packs for backward, also where the loss does not lead there.
+    numbers : (k,) int64
+        The storages of numbers that PyTorch wraps as tensors on the host.
     read_ptr, read_idx : CSR
         Storages made by forward that each record reads.
     over, random, pinned : (n_records,) int64
@@ -109,6 +111,7 @@ class Tape(Columns):
     targets: I64
     resident: I64
     saved_stores: I64
+    numbers: I64
     read_ptr: I64
     read_idx: I64
     over: I64
@@ -985,6 +988,7 @@ class _Recorder:
             edge_copies=csr(self.edge_copies)[1], out_ptr=out_ptr, out_value=out_value, code_ptr=code_ptr,
             code=column(code, (len(code), 4)), value_spec=column(self.v_spec), leaf_uses=column(uses),
             inputs=column(self.inputs), targets=column(self.targets), saved_stores=column(kept),
+            numbers=column(sorted(self.numbers)),
             read_ptr=read_ptr, read_idx=read_idx, over=column(self.over),
             random=column([int(p in self.random) for p in range(n)]),
             pinned=column([int(p in self.pinned) for p in range(n)]),

@@ -120,7 +120,7 @@ def _program(step: StepGraph, schedule: Sequence[tuple[str, int]]) -> _Program:
     record, phase, store = step.record.tolist(), step.phase.tolist(), step.store.tolist()
     out_ptr, in_ptr, in_idx = problem.out_ptr.tolist(), problem.in_ptr.tolist(), problem.in_idx.tolist()
     share = problem.share.tolist()  # in a step graph only ops in place share bytes: views are no values
-    numbers = _numbers(step)
+    numbers = set(tape.numbers.tolist())  # no dispatch mode sees them made
     alloc_ptr, alloc_idx = tape.alloc_ptr.tolist(), tape.alloc_idx.tolist()
     nbytes = step.plan._run.nbytes.tolist()
     allocs = tuple(
@@ -188,20 +188,6 @@ def _program(step: StepGraph, schedule: Sequence[tuple[str, int]]) -> _Program:
         tuple(map(tuple, frees)), found, {s.record: k for k, s in enumerate(found) if s.record >= 0},
         frozenset(p for p in again if random[p]),
     )  # fmt: skip
-
-
-def _numbers(step: StepGraph) -> frozenset[int]:
-    """Return the storages of numbers that PyTorch wraps as tensors: no dispatch mode sees them made."""
-    tape = step.plan.tape
-    ptr, idx, over = tape.alloc_ptr.tolist(), tape.alloc_idx.tolist(), tape.over.tolist()
-    spec = tape.spec.tolist()
-    found = []
-    for (a, b), s, (_, name) in zip(pairwise(ptr), over, tape.records, strict=True):
-        if name in ("mul", "add", "rsub", "mul.number") and b - a + (s >= 0) == 2 and b > a:
-            _, lo, hi, k, _ = spec[tape.store_spec[idx[a]]]
-            if lo == hi and k == 8:
-                found.append(idx[a])
-    return frozenset(found)
 
 
 # ---------------------------------------------------------------------------------- one forward and its backward

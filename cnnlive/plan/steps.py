@@ -216,7 +216,7 @@ class _Nodes:
     def run_backward(self, cost: Sequence[int]) -> None:
         """Add the backward records that run, each as one node or a few."""
         now = self.value_of
-        packed = set(self.tape.saved_stores.tolist())
+        numbers = set(self.tape.numbers.tolist())
         active = [p for p in range(self.n_records - 1, -1, -1) if self.marks[p][2] > 0]
         for k, p in enumerate(active):
             begin, release, end = self.marks[p]
@@ -232,7 +232,7 @@ class _Nodes:
                 name = f"{self.names[p]} backward" + (f" ({j + 1})" if j else "")
                 i = self.node(name, p, BACKWARD, 0 if j else cost[p], reads, scratch)
                 for s in self.rows["saved"][p]:
-                    if s not in packed and now[s] in reads:
+                    if s in numbers and now[s] in reads:
                         self.held[now[s]] = i  # a number that PyTorch wraps, which the node itself holds
                 for s in made:
                     now[s] = self.value(i, self.nbytes[s], -1)
