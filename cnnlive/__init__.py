@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cnnlive.profiles import PROFILES, Profile, Takeover
     from cnnlive.units import format_bytes, parse_bytes
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _MODULE_OF = {
     "ArenaPlan": "cnnlive.plan.arena",
