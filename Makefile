@@ -10,6 +10,8 @@ KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py tests/test_tr
 	tests/test_remat.py
 
 FUZZ_SECONDS ?= 60
+# Processes that share the tests: as many as there are cores.
+WORKERS ?= auto
 
 .PHONY: demo test lint format bench bench-table docs fuzz clean fresh help
 
@@ -26,9 +28,10 @@ demo: $(VENV)/.demo-stamp
 	@$(PY) tools/demo.py
 
 test: $(VENV)/.test-stamp
-	$(PY) -m pytest -q
-	NUMBA_DISABLE_JIT=1 $(PY) -m pytest -q $(KERNEL_TESTS) --cov=cnnlive/_kernels --cov-report=term-missing --cov-fail-under=100
-	NUMBA_BOUNDSCHECK=1 $(PY) -m pytest -q $(KERNEL_TESTS)
+	@bash tools/install_browser.sh
+	$(PY) -m pytest -q -n $(WORKERS) --maxprocesses=8 --dist=worksteal
+	NUMBA_DISABLE_JIT=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses=8 --dist=worksteal $(KERNEL_TESTS) --cov=cnnlive/_kernels --cov-report=term-missing --cov-fail-under=100
+	NUMBA_BOUNDSCHECK=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses=8 --dist=worksteal $(KERNEL_TESTS)
 
 lint: $(VENV)/.lint-stamp
 	$(PY) -m ruff check

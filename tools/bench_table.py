@@ -1,4 +1,4 @@
-"""Write the README's benchmark section from a pytest-benchmark JSON file: ``bench_table.py results.json``."""
+"""Write figures of pytest-benchmark into the documentation: ``bench_table.py results.json``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parents[1] / "README.md"
-SECTION = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
+ROOT = Path(__file__).parents[1]
 PEERS = (
     "Instances of MiniMalloc and idealloc are not in this repository: rows are missing where they are not at hand. On "
     "such a machine MiniMalloc's own solver, in C++, takes 22 to 25 s for A to K, and idealloc ends 2.4 % above the "
@@ -30,6 +29,19 @@ MEASURED = (
     "the Checkmate MILP by Gurobi on 12 threads, up to 24 hours, or better. `plan_remat(effort='best')`, one thread."
 )
 SIZES = (100, 10_000, 100_000)
+# What the README shows: question, benchmark, and how many candidates or instances one round answers.
+SHORT = (
+    ("peak of one inference, ResNet-50, lowered", "test_plan_prepared", 1),
+    ("peak of a training step with Adam, ResNet-50, lowered", "test_plan_training_prepared[resnet50]", 1),
+    ("the same from the zoo's name: build, lower, plan", "test_from_zoo_name_to_answer[resnet50]", 1),
+    ("the largest batch of a ResNet-50 in 24 GiB", "test_largest_batch[tensors]", 1),
+    ("does one OFA-MobileNetV3 candidate fit? `Limit.ok`", "test_limit_ok", 1),
+    ("a million candidates: parameters, MACs, exact peak, two threads", "test_candidates[2-int16]", 1),
+    ("best execution order of NASNet-A (large), proven", "test_order[nasnet_a_large-]", 1),
+    ("smallest arena of a ResNet-50, proven", "test_proven_arena[resnet50]", 1),
+    ("memory against recomputation, 20 plans, ResNet-50", "test_frontier[resnet50]", 1),
+    ("first answer of a fresh process, kernels compiled before", "test_first_answer_with_a_warm_cache", 1),
+)
 
 
 def seconds(value: float) -> str:
@@ -170,14 +182,10 @@ def section(data: dict[str, Any]) -> str:
             "stats": {k: sum(b["stats"][k] for b in hard) for k in ("min", "median")},
             "extra_info": {"nodes": sum(b["extra_info"]["nodes"] for b in hard)},
         }
-    machine = data["machine_info"]
-    cpu = machine.get("cpu", {}).get("brand_raw") or platform.processor()
-    versions = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "networkx"))
     text = (
-        f"Medians of one run of `make bench` on {machine.get('cpu', {}).get('count', '?')} shared cores of {cpu}, "
-        f"CPython {machine['python_version']}, {versions}; one thread unless a row says so. The last column of the "
-        "kernels is how much longer the same loops take uncompiled. `make bench-table` measures on your machine and "
-        "writes these tables."
+        f"Medians of one run of `make bench` on {machine(data)}; one thread unless a row says so. The last column "
+        "of the kernels is how much longer the same loops take uncompiled. `make bench-table` measures on your machine "
+        "and writes these tables."
     )
     lines = [
         *textwrap.wrap(text, 120),
@@ -252,10 +260,25 @@ def section(data: dict[str, Any]) -> str:
             if measured
             else []
         ),
-        "",
-        "[docs/benchmarks.md](docs/benchmarks.md) puts these questions to torchinfo and PyTorch's memory tracker too.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def machine(data: dict[str, Any]) -> str:
+    """Say where the figures were measured, and with which versions."""
+    info = data["machine_info"]
+    cpu = info.get("cpu", {}).get("brand_raw") or platform.processor()
+    versions = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "networkx"))
+    return (
+        f"{info.get('cpu', {}).get('count', '?')} shared cores of {cpu}, CPython {info['python_version']}, {versions}"
+    )
+
+
+def short(data: dict[str, Any]) -> str:
+    """Return what the README shows."""
+    median = {b["name"]: b["stats"]["median"] for b in data["benchmarks"]}
+    rows = [[text, seconds(median[name] / n)] for text, name, n in SHORT if name in median]
+    return "\n".join([*table(["question", "median"], rows), "", *textwrap.wrap(f"On {machine(data)}.", 120)]) + "\n"
 
 
 def _remark(info: dict[str, Any]) -> str:
@@ -283,13 +306,21 @@ def _ratio(value: float, name: str) -> str:
     return f"{value:.2g}x" if name.startswith("test_plan_") else ""
 
 
+def write(page: str, name: str, text: str) -> None:
+    """Put a text between the two comments of a section."""
+    path = ROOT / page
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    found, times = pattern.subn(lambda m: m.group(1) + text + m.group(2), path.read_text(encoding="utf-8"))
+    assert times == 1, f"{page} has {times} sections {name}"
+    path.write_text(found, encoding="utf-8")
+    print(f"wrote the section {name} of {page}")
+
+
 def main() -> None:
-    """Rewrite the section of the README."""
+    """Rewrite both sections."""
     data = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    text = section(data)
-    readme = README.read_text(encoding="utf-8")
-    README.write_text(SECTION.sub(lambda m: m.group(1) + text + m.group(2), readme), encoding="utf-8")
-    print(f"wrote the benchmark section of {README.name}")
+    write("docs/performance.md", "benchmarks", section(data))
+    write("README.md", "speed", short(data))
 
 
 if __name__ == "__main__":
