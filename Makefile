@@ -13,7 +13,7 @@ FUZZ_SECONDS ?= 60
 # Processes that share the tests: as many as there are cores.
 WORKERS ?= auto
 
-.PHONY: demo test lint format bench bench-table docs fuzz clean fresh help
+.PHONY: demo test lint format bench bench-table docs fuzz dist clean fresh help
 
 help:
 	@echo "make demo   what VGG-16, ResNet-50 and an ONNX file cost"
@@ -21,7 +21,8 @@ help:
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  benchmarks; make bench-table writes their figures into the README"
 	@echo "make fuzz   damaged files for every reader, 5,000 fixed ones and, with atheris, FUZZ_SECONDS=$(FUZZ_SECONDS) of search"
-	@echo "make docs   write the generated pages of docs/"
+	@echo "make docs   write the generated pages of docs/, and build the site of all of them in build/docs"
+	@echo "make dist   build the wheel and the source distribution in dist/, and check them"
 	@echo "make clean  remove caches and build products; make fresh removes .venv too"
 
 demo: $(VENV)/.demo-stamp
@@ -58,6 +59,11 @@ fuzz: $(VENV)/.fuzz-stamp
 	@$(PY) -c 'import atheris' 2>/dev/null || echo "atheris has no wheel for this platform: the guided search is left out"
 	@! $(PY) -c 'import atheris' 2>/dev/null || $(PY) tools/fuzz.py --guided $(FUZZ_SECONDS)
 
+dist: $(VENV)/.release-stamp
+	rm -rf dist
+	$(PY) -m build --outdir dist .
+	$(PY) -m twine check --strict dist/*
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .numba_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
@@ -83,6 +89,10 @@ $(VENV)/.test-stamp: pyproject.toml $(VENV)/.pip-stamp
 
 $(VENV)/.fuzz-stamp: pyproject.toml $(VENV)/.pip-stamp
 	@$(PIP) install -e . --group fuzz
+	@touch $@
+
+$(VENV)/.release-stamp: pyproject.toml $(VENV)/.pip-stamp
+	@$(PIP) install --group release
 	@touch $@
 
 $(VENV)/.lint-stamp: pyproject.toml $(VENV)/.pip-stamp
