@@ -304,8 +304,8 @@ def _of_order(plan: Any, results: Results) -> list[Section]:
     )
     return [
         _timeline("Execution order", words, short="Order", mode="inference", kinds=kinds, rows=rows,
-                  lives=inference_lives(best), plain=plan.program.timeline + best.weight_bytes, plain_label="program's order",
-                  **_inference_steps(best)),
+                  lives=inference_lives(best), plain=plan.program.timeline + best.weight_bytes,
+                  plain_label="program's order", **_inference_steps(best)),
         _table(plan, "ops", "Ops in the best order", "One row per op in the order that was found.", None),
     ]  # fmt: skip
 
@@ -455,7 +455,8 @@ def _remat_timeline(plan: Any, title: str, words: str) -> Section:
     op, what, scope = node_words(plan)
     return _timeline(
         title, words, short="Checkpoints", mode="training", kinds=kinds, rows=rows, op=op, what=what, scope=scope,
-        ends=phase_ends(plan), limit=plan.budget, plain=keep_all_timeline(plan), plain_label="everything kept", lives=lives,
+        ends=phase_ends(plan), limit=plan.budget, plain=keep_all_timeline(plan), plain_label="everything kept",
+        lives=lives,
     )  # fmt: skip
 
 
