@@ -31,6 +31,7 @@ __all__ = [
     "Columns",
     "Result",
     "Shape",
+    "Shown",
     "column",
     "csr",
     "dtype_name",
@@ -157,8 +158,8 @@ class Columns:
         return _rebuild, (type(self), [getattr(self, name) for name in names])
 
 
-class Result(Columns):
-    """Base of what planners return: a Columns that draws itself, shows itself in notebooks and gives its tables.
+class Shown:
+    """Base of results: they draw themselves, show themselves in notebooks and give their tables.
 
     The methods are in :mod:`cnnlive.report`, layers above this one, and are looked up by name when one is called; so
     neither matplotlib nor pandas is imported before, and imports still point one way.
@@ -216,6 +217,12 @@ class Result(Columns):
     def _repr_html_(self) -> str:
         html: str = importlib.import_module("cnnlive.report.notebook").html(self)
         return html
+
+
+class Result(Columns, Shown):
+    """Base of what planners return: a Columns that is shown."""
+
+    __slots__ = ()
 
 
 def _rebuild(cls: type, values: list[Any]) -> Any:

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 import cnnlive
+from cnnlive.nas import Gene, Limit, Slot, Space
 from cnnlive.plan.compare import compare_profiles
 from cnnlive.plan.wraps import plan_wraps
 
@@ -46,6 +47,20 @@ def long_chain():
     return cnnlive.Chain.of(rng.integers(1, 99, n), rng.integers(1, 99, n), size, 3 * size[1:], name="long chain")
 
 
+def space():
+    """Build a search space of eight members."""
+
+    def stem(g, width):
+        return g.relu(g.conv2d(g.input((1, 3, 16, 16)), width, 3, padding=1))
+
+    def head(g, x, kernel):
+        return g.linear(g.flatten(g.global_avg_pool2d(g.conv2d(x, 8, kernel))), 10)
+
+    genes = [Gene("width", (4, 8, 16, 32)), Gene("kernel", (1, 3))]
+    slots = [Slot("stem", stem, {"width": "width"}), Slot("head", head, {"kernel": "kernel"})]
+    return Space("small space", genes, slots)
+
+
 @functools.cache
 def checkpoint_frontier():
     return cnnlive.checkpoint_frontier(net(), batch=8, points=5, optimizer="sgd")
@@ -57,6 +72,8 @@ def results():
     frontier = checkpoint_frontier()
     middle = frontier.plans[1]
     chains = cnnlive.chain_frontier(chain())
+    members = space()
+    limit = Limit(members, peak="64KiB", params=3000)
     found = [
         cnnlive.plan_inference(net(), batch=2),
         cnnlive.plan_training(net(), batch=4, optimizer="adam"),
@@ -73,5 +90,10 @@ def results():
         frontier.remat,
         chains,
         chains[0],
+        cnnlive.wrap_frontier(middle.step),
+        members.evaluate(np.concatenate(list(members.members()))),
+        members.best("macs", limit),
+        members.pareto("macs", "inference_peak", limit),
+        members.walk([1, 1]),
     ]
     return {type(result).__name__: result for result in found}

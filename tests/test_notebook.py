@@ -10,6 +10,7 @@ import shown_results
 
 import cnnlive
 from cnnlive.errors import MissingExtraError
+from cnnlive.nas import Limit
 from cnnlive.report.frame import ReportError, columns_of, tables_of, to_frame
 from cnnlive.report.notebook import html
 from cnnlive.units import format_bytes
@@ -142,11 +143,16 @@ def test_degenerate_results_have_fragments():
     g.input((1, 2))
     empty = cnnlive.Buffers.of([], [], [])
     tight = cnnlive.Buffers.of([0], [1], [100])
+    space = shown_results.space()
+    limit = Limit(space, params=1)
     found = [cnnlive.plan_inference(g), cnnlive.plan_order(g), cnnlive.plan_arena(empty),
-             cnnlive.plan_shared_objects(empty), cnnlive.plan_arena(tight, capacity=10)]  # fmt: skip
+             cnnlive.plan_shared_objects(empty), cnnlive.plan_arena(tight, capacity=10), space.best("macs", limit),
+             space.pareto("macs", "params", limit), space.evaluate([])]  # fmt: skip
     for result in found:
         ET.fromstring(result._repr_html_())
-    assert "above the capacity of 10" in text_of(found[-1]._repr_html_())
+        assert all(len(column.values) == len(columns_of(result)[0].values) for column in columns_of(result))
+    assert "above the capacity of 10" in text_of(found[4]._repr_html_())
+    assert "no member fits" in text_of(found[5]._repr_html_())
 
 
 def test_the_method_is_the_function_and_other_things_have_none(results):
@@ -269,6 +275,29 @@ def test_frames_of_orders_profiles_and_frontiers_have_the_numbers_of_to_dict(res
     wraps = results["WrapPlan"]
     assert to_frame(wraps)["module"].tolist() == [r["module"] for r in wraps.to_dict()["regions"]]
     assert to_frame(wraps, "timeline")["live_bytes"].tolist() == wraps.to_dict()["timeline"]
+    choices = to_frame(results["WrapFrontier"])
+    assert choices["peak_bytes"].tolist() == results["WrapFrontier"].peaks.tolist()
+    assert choices["knee"].sum() == 1
+    assert choices["modules"].tolist()[-1] == choices["overhead"].tolist()[-1] == 0
+
+
+def test_frames_of_search_spaces_have_their_genes_and_metrics(results, pandas):
+    found = results["Evaluation"]
+    frame = found.to_frame()
+    assert {name: frame[name].tolist() for name in found} == {name: v.tolist() for name, v in found.items()}
+    best = results["Best"]
+    genes = best.to_frame()
+    assert dict(zip(genes["gene"], genes["value"], strict=True)) == {k: str(v) for k, v in best.values.items()}
+    assert genes["position"].tolist() == best.x.tolist()
+    metrics = best.to_frame("metrics").set_index("metric")
+    assert metrics["value"].to_dict() == best.metrics
+    assert metrics["budget"].to_dict() == best.budgets
+    assert results["Walk"].to_frame("metrics")["budget"].isna().all()
+    front = results["Front"].to_frame()
+    assert front["score"].tolist() == [point.score for point in results["Front"]]
+    assert front["gene.width"].tolist() == [str(point.values["width"]) for point in results["Front"]]
+    scored = shown_results.space().pareto({"kernel": [0.5, 0.25]}, "params").to_frame()
+    assert scored["score"].tolist() == [0.5]
 
 
 def test_phases_follow_each_other(results, pandas):

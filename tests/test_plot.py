@@ -1,6 +1,10 @@
 """Drawings say what the plans say: heights, marks, names and axes."""
 
+import importlib
+import inspect
 import pickle
+import pkgutil
+import re
 import subprocess
 import sys
 
@@ -12,10 +16,13 @@ from hypothesis import strategies as st
 from strategies import graphs, training_graphs
 
 import cnnlive
+from cnnlive._types import Shown
 from cnnlive.errors import MissingExtraError
+from cnnlive.nas import Evaluation, Limit
 from cnnlive.plan.remat import remat_frontier
 from cnnlive.report import plot as module
 from cnnlive.report.frame import (
+    _TABLES,
     INFERENCE_KINDS,
     TRAINING_KINDS,
     ReportError,
@@ -23,12 +30,12 @@ from cnnlive.report.frame import (
     keep_all_timeline,
     training_kinds,
 )
+from cnnlive.report.notebook import _FRAGMENTS
 from cnnlive.report.plot import drawings_of, maxima, plot, scope_bands
 from cnnlive.units import format_bytes
 
-KINDS = ("InferencePlan", "TrainingPlan", "OrderPlan", "ArenaPlan", "SharedObjectsPlan", "Comparison", "Fit",
-         "RuleOfThumb", "CheckpointPlan", "RematPlan", "WrapPlan", "CheckpointFrontier", "Frontier", "ChainFrontier",
-         "ChainPlan")  # fmt: skip
+KINDS = sorted(shown_results.results())
+NO_BYTES = ("Best", "Walk")  # what is drawn of these first has no amount on its axes
 
 
 @pytest.fixture
@@ -74,8 +81,47 @@ def outline(ax):
 # ---------------------------------------------------------------------------------- every kind
 
 
-def test_every_kind_of_result_is_there(results):
-    assert set(results) == set(KINDS) == set(module._DRAWINGS)
+def classes():
+    """Return the classes of the package by name."""
+    found = {}
+    for info in pkgutil.walk_packages(cnnlive.__path__, "cnnlive."):
+        if "__main__" not in info.name:
+            inside = vars(importlib.import_module(info.name))
+            found |= {n: c for n, c in inside.items() if inspect.isclass(c) and c.__module__ == info.name}
+    return found
+
+
+def returned():
+    """Yield the name of each public function and method, with the names of classes that it says it returns."""
+    for package in (cnnlive, cnnlive.nas):
+        for name in package.__all__:
+            thing = getattr(package, name)
+            functions = {name: thing} if inspect.isfunction(thing) else {}
+            if inspect.isclass(thing):
+                methods = inspect.getmembers(thing, lambda v: inspect.isfunction(v) or inspect.ismethod(v))
+                functions = {f"{name}.{k}": v for k, v in methods if not k.startswith("_")}
+            for function, call in functions.items():
+                yield function, re.findall(r"[A-Z]\w+", str(inspect.signature(call).return_annotation))
+
+
+# What functions return that is no answer: what is planned, and with which rules; parts of results and of graphs.
+NO_RESULTS = {
+    "Graph", "Tensor", "OwnedWeight", "Lowered", "Sizes", "Buffers", "Chain", "RematProblem", "Batch", "Nodes",
+    "Trellis", "Costs", "Measured", "CudaAllocator", "Setting", "Efficiency", "Row", "LiveBuffer",
+}  # fmt: skip
+
+
+def test_whatever_a_public_function_returns_is_shown():
+    """A new kind of result needs tables, drawings, a fragment, and an example in shown_results."""
+    known = classes()
+    shown = {name for name, c in known.items() if issubclass(c, Shown)} - {"Shown", "Result"}
+    assert shown == set(shown_results.results()) == set(module._DRAWINGS) == set(_TABLES) == set(_FRAGMENTS)
+    met = set()
+    for function, names in returned():
+        for name in set(names) & set(known):
+            assert name in shown | NO_RESULTS, f"{function} returns {name}, which is not shown"
+            met.add(name)
+    assert {"CheckpointFrontier", "Evaluation", "Front", "RuleOfThumb", "WrapFrontier"} <= met
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,9 +130,9 @@ def test_every_result_draws_and_is_named_with_units_on_its_axes(pyplot, results,
     ax = plot(results[kind])
     ax.figure.savefig(tmp_path / "drawn.png")
     title = ax.get_title(loc="left")
-    assert any(name in title for name in ("small", "two branches", "chain", "rule of thumb"))
+    assert any(name in title for name in ("small", "two branches", "chain", "rule of thumb", "8 candidates"))
     labels = [t.get_text() for axis in (ax.xaxis, ax.yaxis) for t in axis.get_ticklabels()]
-    assert any(label.endswith(("B", "KiB", "MiB")) for label in labels)
+    assert any(label.endswith(("B", "KiB", "MiB")) for label in labels) != (kind in NO_BYTES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -444,6 +490,73 @@ def test_a_frontier_of_very_many_plans_is_a_line(pyplot):
     assert outline(runs)[0].max() == found[0].peak_bytes
 
 
+def test_choices_of_modules_are_drawn_by_peak(pyplot, results):
+    found = results["WrapFrontier"]
+    lines = {line.get_label(): line for line in plot(found).lines}
+    assert lines["plans"].get_xdata().tolist() == found.peaks.tolist()
+    plans = [found[k] for k in range(len(found))]
+    assert lines["plans"].get_ydata().tolist() == pytest.approx([100 * plan.overhead for plan in plans])
+    assert [len(plan.regions) for plan in plans] == found.modules.tolist()
+    assert [plan.peak_bytes for plan in plans] == found.peaks.tolist()
+    assert all(plan.fits for plan in plans)
+    assert lines["everything kept"].get_xdata() == [found.keep_bytes] == [found[-1].peak_bytes]
+    with pytest.raises(IndexError, match="choice 2 of 2"):
+        found[2]
+
+
+# ---------------------------------------------------------------------------------- search spaces
+
+
+def test_candidates_are_points_of_two_metrics_or_shares_of_one(pyplot, results):
+    found = results["Evaluation"]
+    ax = plot(found)
+    assert ax.lines[0].get_xdata().tolist() == found["inference_peak"].tolist()
+    assert ax.lines[0].get_ydata().tolist() == found["params"].tolist()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("inference peak", "params")
+    ax = plot(found, x="macs", y="share")
+    x, y = ax.lines[0].get_xdata(), ax.lines[0].get_ydata()
+    for amount in sorted(found["macs"].tolist()):
+        assert y[x == amount].max() == pytest.approx(100 * (found["macs"] <= amount).mean())
+    alone = Evaluation(params=found["params"])
+    assert plot(alone).get_ylabel() == "candidates that take no more"
+    for wrong in ({"x": "mac"}, {"y": "peak"}):
+        with pytest.raises(ReportError, match="allowed: 'params', 'macs', 'inference_peak'"):
+            plot(found, **wrong)
+
+
+def test_a_member_is_drawn_by_its_genes_and_by_its_budgets(pyplot, results):
+    best = results["Best"]
+    ax = plot(best)
+    chosen = next(line for line in ax.lines if line.get_label() == "chosen")
+    assert list(chosen.get_ydata()) == best.x.tolist()
+    assert {str(v) for v in best.values.values()} <= {t.get_text() for t in ax.texts}
+    assert [t.get_text() for t in ax.get_xticklabels()] == [g.name for g in best.genes]
+    bars = plot(best, "metrics")
+    shares = [bar.get_width() for group in bars.containers for bar in group]
+    assert shares[::-1] == pytest.approx([100 * v / best.budgets[name] for name, v in best.metrics.items()])
+    assert "32.0 KiB of 64.0 KiB, 50.0 %" in words(bars)
+    assert "16.0 KiB" in words(plot(results["Walk"], "metrics"))
+
+
+def test_no_member_is_drawn_as_none(pyplot, tmp_path):
+    space = shown_results.space()
+    limit = Limit(space, params=1)
+    for result in (space.best("macs", limit), space.pareto("macs", "inference_peak", limit), space.evaluate([])):
+        for kind in drawings_of(result):
+            plot(result, kind).figure.savefig(tmp_path / "drawn.png")
+    assert "no member fits" in words(plot(space.best("macs", limit)))
+
+
+def test_a_front_is_the_best_score_within_each_amount(pyplot, results):
+    found = results["Front"]
+    lines = {line.get_label(): line for line in plot(found).lines}
+    assert lines["members"].get_xdata().tolist() == found.values.tolist() == sorted(found.values)
+    assert lines["members"].get_ydata().tolist() == found.scores.tolist() == sorted(found.scores)
+    at = found[found.knee]
+    assert (lines["knee"].get_xdata(), lines["knee"].get_ydata()) == ([at.metrics["inference_peak"]], [at.score])
+    assert found[1:] == found.points[1:]
+
+
 # ---------------------------------------------------------------------------------- bars
 
 
@@ -535,13 +648,11 @@ def test_only_results_draw_themselves(pyplot, results):
 
 def test_methods_of_results_are_the_functions(pyplot, results):
     pytest.importorskip("pandas", reason="data frames need pandas")
-    for name in ("InferencePlan", "TrainingPlan", "OrderPlan", "ArenaPlan", "SharedObjectsPlan", "Comparison", "Fit",
-                 "RuleOfThumb", "ChainFrontier", "ChainPlan", "RematPlan", "Frontier", "CheckpointPlan",
-                 "CheckpointFrontier", "WrapPlan"):  # fmt: skip
-        result = results[name]
+    for name, result in results.items():
         assert result.plot().get_title(loc="left") == plot(result).get_title(loc="left")
         pyplot.close("all")
-        assert pickle.loads(pickle.dumps(result)).to_frame().equals(result.to_frame())
+        if name != "Walk":  # of a space whose options are functions within a function
+            assert pickle.loads(pickle.dumps(result)).to_frame().equals(result.to_frame())
 
 
 def test_an_unknown_drawing_or_option_is_an_error(results):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cnnlive.nas.encoded import EncodedSpace, Encoder, Nodes
     from cnnlive.nas.limit import Limit
     from cnnlive.nas.palette import FREE, Palette
+    from cnnlive.nas.results import Best, Evaluation, Front
+    from cnnlive.nas.search import Walk
     from cnnlive.nas.space import Slot, Space
     from cnnlive.nas.warm import warm_up
 
@@ -22,9 +24,12 @@ _MODULE_OF = {
     "CONVENTIONS": "base",
     "METRICS": "base",
     "Batch": "batch",
+    "Best": "results",
     "EncodedSpace": "encoded",
     "Encoder": "encoded",
+    "Evaluation": "results",
     "FREE": "palette",
+    "Front": "results",
     "Gene": "base",
     "Limit": "limit",
     "Nodes": "encoded",
@@ -32,6 +37,7 @@ _MODULE_OF = {
     "SearchSpace": "base",
     "Slot": "space",
     "Space": "space",
+    "Walk": "search",
     "evaluate_batch": "batch",
     "spaces": "",
     "warm_up": "warm",
@@ -42,8 +48,11 @@ __all__ = [
     "FREE",
     "METRICS",
     "Batch",
+    "Best",
     "EncodedSpace",
     "Encoder",
+    "Evaluation",
+    "Front",
     "Gene",
     "Limit",
     "Nodes",
@@ -51,6 +60,7 @@ __all__ = [
     "SearchSpace",
     "Slot",
     "Space",
+    "Walk",
     "evaluate_batch",
     "spaces",
     "warm_up",

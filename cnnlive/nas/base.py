@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from cnnlive.graph import Graph
+    from cnnlive.nas.results import Evaluation
 
 __all__ = ["CONVENTIONS", "METRICS", "Gene", "Metric", "SearchSpace", "Setting", "read_metrics", "read_setting"]
 
@@ -315,7 +316,7 @@ class SearchSpace(abc.ABC):
         executor: Executor | None = None,
         optimizer_options: Mapping[str, Any] | None = None,
         **setting: Any,
-    ) -> dict[str, I64]:
+    ) -> Evaluation:
         """Evaluate many candidates: a column of n integers per metric, see `METRICS`; settings see `read_setting`."""
 
     @abc.abstractmethod

@@ -19,6 +19,7 @@ from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered, check_operators, lower
 from cnnlive.nas._chunks import chunk_bounds, run_chunks
 from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
+from cnnlive.nas.results import Evaluation
 from cnnlive.nas.steps import StepRule, read_step
 from cnnlive.nas.training import Scratch, Templates, templates, train
 from cnnlive.plan.inference import share_table
@@ -689,7 +690,7 @@ def evaluate_batch(
     loss: str = "cross_entropy",
     threads: int | None = None,
     executor: Executor | None = None,
-) -> dict[str, I64]:
+) -> Evaluation:
     """Evaluate many graphs at once: what the planners say of each, as columns.
 
     Parameters
@@ -718,8 +719,8 @@ def evaluate_batch(
 
     Returns
     -------
-    dict of str to (n,) int64
-        A column per metric, in the order asked for; of no graphs, columns of length 0.
+    Evaluation
+        A dict of a column per metric, (n,) int64, in the order asked for; of no graphs, columns of length 0.
 
     Raises
     ------
@@ -753,9 +754,9 @@ def evaluate_batch(
     )  # fmt: skip
     many = graphs if isinstance(graphs, Batch) else Batch.from_graphs(graphs)
     if not len(many):
-        return {metric.label: np.zeros(0, np.int64) for metric in asked}
+        return Evaluation({metric.label: np.zeros(0, np.int64) for metric in asked})
     if many.rules is None:
-        return _of_sizes(many, asked, setting, threads, executor)
+        return Evaluation(_of_sizes(many, asked, setting, threads, executor))
     names = {metric.name for metric in asked}
     found: dict[str, I64] = {}
     trained = tuple(metric for metric in asked if metric.name in ("saved", "training_peak"))
@@ -778,7 +779,7 @@ def evaluate_batch(
         found["minimum_peak"] = many._minimum(setting, threads, executor)
     if trained and nodes is None:
         found |= many._of_nets(setting, trained, threads, executor)
-    return {m.label: np.ascontiguousarray(found[m.label if m.optimizer else m.name]) for m in asked}
+    return Evaluation({m.label: np.ascontiguousarray(found[m.label if m.optimizer else m.name]) for m in asked})
 
 
 _INFERENCE: Final = frozenset({"params", "macs", "weight_bytes", "inference_peak", "inference_total"})

@@ -22,7 +22,7 @@ from cnnlive.errors import CnnliveError, OrderError, SpaceError, close_names
 from cnnlive.graph import Graph
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import METRICS, Gene, Metric, SearchSpace, Setting, read_metrics, read_setting
-from cnnlive.nas.search import Best
+from cnnlive.nas.results import Best, Evaluation, Front
 from cnnlive.plan.inference import plain_rules
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class EncodedSpace(SearchSpace):
         executor: Executor | None = None,
         optimizer_options: Mapping[str, Any] | None = None,
         **setting: Any,
-    ) -> dict[str, I64]:
+    ) -> Evaluation:
         """Evaluate many candidates.
 
         Parameters
@@ -287,8 +287,8 @@ class EncodedSpace(SearchSpace):
 
         Returns
         -------
-        dict of str to (n,) int64
-            A column per metric, equal to what the planners give for `graph` of each row.
+        Evaluation
+            A dict of a column per metric, (n,) int64, equal to what the planners give for `graph` of each row.
 
         Raises
         ------
@@ -308,9 +308,9 @@ class EncodedSpace(SearchSpace):
         packed = self.pack(X)
         more = {"optimizer": optimizer, "optimizer_options": options, **setting}
         if not asked or not len(packed):
-            return {metric.label: np.zeros(len(packed), np.int64) for metric in asked}
+            return Evaluation({metric.label: np.zeros(len(packed), np.int64) for metric in asked})
         if self.n_members() > MOST_MEMBERS:
-            return self._compute(packed, [m.label for m in asked], more, threads, executor)
+            return Evaluation(self._compute(packed, [m.label for m in asked], more, threads, executor))
         place = self._positions(packed)
         found = {m.label: np.where(place >= 0, self._column(rules, m)[place], -1) for m in asked}
         lacking = [label for label, column in found.items() if (column < 0).any()]
@@ -322,7 +322,7 @@ class EncodedSpace(SearchSpace):
                 if metric.label in new:
                     found[metric.label][rows] = new[metric.label]
                     self._column(rules, metric)[place[rows[member]]] = new[metric.label][member]
-        return found
+        return Evaluation(found)
 
     def _column(self, rules: Setting, metric: Metric) -> I64:
         """Return what is remembered of a metric, by the number of the member; -1 is not known."""
@@ -485,14 +485,18 @@ class EncodedSpace(SearchSpace):
         packed = self._members("best")[fitting]
         scores = self._scores(objective, packed)
         if not len(fitting):
-            return Best(None, None, {}, "infeasible", None)
+            return self._best(None, None, {}, "infeasible", limit)
         first = int(np.argmax(scores))
         row = self.unpack(packed[first : first + 1])
         metrics: dict[str, int] = {}
         if callable(getattr(limit, "values", None)):
             metrics = {label: int(column[0]) for label, column in limit.values(row).items()}
         score = scores[first].item()
-        return Best(row[0], score, metrics, "optimal", score)
+        return self._best(row[0], score, metrics, "optimal", limit)
+
+    def _best(self, x: I64 | None, score: Any, metrics: dict[str, int], status: str, limit: Any) -> Best:
+        budgets = getattr(limit, "budgets", {})
+        return Best(x, score, metrics, status, score, self.name, tuple(self.genes), dict(budgets))
 
     def pareto(
         self,
@@ -500,7 +504,7 @@ class EncodedSpace(SearchSpace):
         metric: str = "inference_peak",
         limit: Any = None,
         **setting: Any,
-    ) -> list[Best]:
+    ) -> Front:
         """Find every trade-off between the largest score and the smallest metric: the exact Pareto front.
 
         Parameters
@@ -515,8 +519,8 @@ class EncodedSpace(SearchSpace):
 
         Returns
         -------
-        list of Best
-            By rising metric and score; one member per point, the first in ascending order.
+        Front
+            Members by rising metric and score; one member per point, the first in ascending order.
 
         Raises
         ------
@@ -525,10 +529,11 @@ class EncodedSpace(SearchSpace):
         """
         x, columns = self.front((metric,), limit, objective=objective, **setting)
         scores = columns["score"].tolist()
-        return [
-            Best(row, score, {metric: value}, "optimal", score)
+        found = [
+            self._best(row, score, {metric: value}, "optimal", limit)
             for row, score, value in zip(x, scores, columns[metric].tolist(), strict=True)
         ]
+        return Front(self.name, metric, tuple(self.genes), tuple(found))
 
     def front(
         self,
@@ -537,7 +542,7 @@ class EncodedSpace(SearchSpace):
         *,
         objective: str | Mapping[str, Sequence[float]] | None = None,
         **setting: Any,
-    ) -> tuple[I64, dict[str, NDArray[Any]]]:
+    ) -> tuple[I64, Evaluation]:
         """Return the members that fit and that no other that fits is better than, in any number of metrics.
 
         Parameters
@@ -569,7 +574,7 @@ class EncodedSpace(SearchSpace):
             columns["score"] = self._scores(objective, packed)
             signed.append(-columns["score"])
         front = non_dominated(np.stack(signed, axis=1))
-        return self.unpack(packed[front]), {label: column[front] for label, column in columns.items()}
+        return self.unpack(packed[front]), Evaluation({label: column[front] for label, column in columns.items()})
 
     def _scores(self, objective: str | Mapping[str, Sequence[float]], packed: I64) -> NDArray[Any]:
         rows = self.unpack(packed)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from cnnlive._types import I64
 from cnnlive.errors import AttributeValueError, OrderError, SpaceError, UnitError, close_names
 from cnnlive.nas.base import METRICS, Metric, SearchSpace, Setting, read_metrics, read_setting
+from cnnlive.nas.results import Evaluation
 from cnnlive.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -289,13 +290,13 @@ class Limit:
         *,
         threads: int | None = None,
         executor: Executor | None = None,
-    ) -> dict[str, I64]:
+    ) -> Evaluation:
         """Evaluate every metric that has a budget: a column of n integers each, in the order of `names`."""
         x = self.space.check(X)
         found: dict[str, I64] = {}
         for labels in self._groups():
             found.update(self._evaluate(x, labels, threads, executor))
-        return {label: found[label] for label in self.names}
+        return Evaluation({label: found[label] for label in self.names})
 
     def violation(
         self,

@@ -19,17 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnlive._kernels.trellis import compose
-from cnnlive._types import I64, column, frozen
+from cnnlive._types import I64, Shown, column, frozen
 from cnnlive.errors import SpaceError
 from cnnlive.nas.base import Metric, Setting, read_metrics, read_setting
 from cnnlive.nas.fragment import Step
 from cnnlive.nas.labels import FAR, Layer, Meeting, Problem, Term, TooManyError, carried, reduce
+from cnnlive.nas.results import Best, Front
 from cnnlive.nas.trellis import Question, Stage, Trellis, ask, compile_stages
 
 if TYPE_CHECKING:
     from cnnlive.nas.space import Space
 
-__all__ = ["MAX_LABELS", "Best", "Search", "Walk"]
+__all__ = ["MAX_LABELS", "Search", "Walk"]
 
 #: More labels than this at one boundary are given up, and so is what takes more than `MAX_BYTES` for all boundaries:
 #: with tables and copies a count stays below about 4 GB.
@@ -43,32 +44,6 @@ _STAIRS: Final = 30_000  # steps of a ceiling at one boundary
 _MOST_ARCS: Final = 20_000_000
 # Labels of more bytes are kept between two calls by one search of the process only, the last one.
 _SMALL_BYTES: Final = 1 << 26
-
-
-@dataclass(frozen=True)
-class Best:
-    """A member found by exact search.
-
-    Attributes
-    ----------
-    x : (n_genes,) int64 or None
-        Genotype; None: no member fits.
-    score : float or int or None
-        Of the objective.
-    metrics : dict of str to int
-        Of the limit's budgets and what else the search was about.
-    status : {"optimal", "feasible", "infeasible"}
-        ``"optimal"`` and ``"infeasible"`` are proven; ``"feasible"``: there were too many labels to keep, and this is
-        the best member found.
-    bound : float or int or None
-        No member that fits has a larger score.
-    """
-
-    x: I64 | None
-    score: float | int | None
-    metrics: dict[str, int]
-    status: str
-    bound: float | int | None
 
 
 @dataclass(eq=False)
@@ -300,16 +275,21 @@ class Search:
     def best(self, objective: Any) -> Best:
         """See :meth:`cnnlive.nas.Space.best`."""
         found = self._front(self._scores(objective))
-        return found[-1] if found else Best(None, None, {}, "infeasible", None)
+        return found[-1] if found else self._best(None, None, {}, "infeasible", None)
 
-    def pareto(self, objective: Any, metric: str, setting: Mapping[str, Any]) -> list[Best]:
+    def _best(self, x: I64 | None, score: Any, metrics: dict[str, int], status: str, bound: Any) -> Best:
+        budgets = {metric.label: budget for metric, _, budget in self.asked}
+        return Best(x, score, metrics, status, bound, self.space.name, tuple(self.space.genes), budgets)
+
+    def pareto(self, objective: Any, metric: str, setting: Mapping[str, Any]) -> Front:
         """See :meth:`cnnlive.nas.Space.pareto`."""
         options = dict(setting)
         asked = {k: options.pop(k) for k in ("optimizer", "optimizer_options") if k in options}
         read = read_setting(**options)
         (wanted,) = read_metrics((metric,), asked.get("optimizer", "adam"), read.device,
                                  **(asked.get("optimizer_options") or {}))  # fmt: skip
-        return Search(self.space, None, ((wanted, read),), self.asked).front(objective)
+        found = Search(self.space, None, ((wanted, read),), self.asked).front(objective)
+        return Front(self.space.name, wanted.label, tuple(self.space.genes), tuple(found))
 
     def front(self, objective: Any) -> list[Best]:
         """Return the members that no other one beats in score and in the metrics asked for besides."""
@@ -347,7 +327,7 @@ class Search:
             if least is not None and least >= top:
                 return self._members(rough, member)
         best = self._members(rough, member)[-1]
-        return [Best(best.x, best.score, best.metrics, "feasible", top)]
+        return [self._best(best.x, best.score, best.metrics, "feasible", top)]
 
     def _most_of_sums(self, scores: list[NDArray[Any]]) -> float:
         """Return the least budget of a sum that is the score itself; infinite where there is none."""
@@ -446,8 +426,8 @@ class Search:
         else:
             order = [int(np.argmax(first.score))]
         return [
-            Best(x[k], first.score[k].item(), {name: int(v[k]) for name, v in columns.items()}, "optimal",
-                 first.score[k].item())
+            self._best(x[k], first.score[k].item(), {name: int(v[k]) for name, v in columns.items()}, "optimal",
+                       first.score[k].item())
             for k in order
         ]  # fmt: skip
 
@@ -739,11 +719,12 @@ class _Piece:
     numbers: I64
 
 
-class Walk:
+class Walk(Shown):
     """One candidate, evaluated so that a change of it is cheap; see :meth:`cnnlive.nas.Space.mutate`.
 
     Attributes
     ----------
+    space : Space
     x : tuple of int
         Genotype.
     """

@@ -16,7 +16,8 @@ from cnnlive.graph import Graph, Tensor
 from cnnlive.nas._chunks import run_chunks
 from cnnlive.nas.base import Metric, SearchSpace, Setting, read_metrics, read_setting
 from cnnlive.nas.fragment import Fragment, build_option
-from cnnlive.nas.search import Best, Search, Walk, check_limit
+from cnnlive.nas.results import Best, Evaluation, Front
+from cnnlive.nas.search import Search, Walk, check_limit
 from cnnlive.nas.trellis import Trellis, compile_trellis
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ class Space(SearchSpace):
         executor: Executor | None = None,
         optimizer_options: Mapping[str, Any] | None = None,
         **setting: Any,
-    ) -> dict[str, I64]:
+    ) -> Evaluation:
         """Evaluate many candidates.
 
         Parameters
@@ -259,8 +260,8 @@ class Space(SearchSpace):
 
         Returns
         -------
-        dict of str to (n,) int64
-            What the planners give for :meth:`graph` of each row.
+        Evaluation
+            A dict of a column per metric, (n,) int64: what the planners give for :meth:`graph` of each row.
 
         Raises
         ------
@@ -288,7 +289,7 @@ class Space(SearchSpace):
         if not good:
             self.check(X)  # says which row
         answered = trellis.question.answer(numbers)
-        return {m.label: answered[_same(trellis.question.metrics, m)] for m in wanted}
+        return Evaluation({m.label: answered[_same(trellis.question.metrics, m)] for m in wanted})
 
     def _rows(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return genotypes in a type that the kernels read; their values are checked there."""
@@ -388,7 +389,7 @@ class Space(SearchSpace):
 
     def pareto(
         self, objective: Any = "macs", metric: str = "inference_peak", limit: Any = None, **setting: Any
-    ) -> list[Best]:
+    ) -> Front:
         """Find every trade-off between the largest score and the smallest metric: the exact Pareto front.
 
         Parameters
@@ -403,8 +404,8 @@ class Space(SearchSpace):
 
         Returns
         -------
-        list of Best
-            By rising metric and score; one member per point.
+        Front
+            Members by rising metric and score; one member per point.
         """
         return Search(self, limit).pareto(objective, metric, setting)
 

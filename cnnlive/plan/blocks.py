@@ -12,6 +12,7 @@ import numpy as np
 
 from cnnlive._types import I64, Columns, column, frozen
 from cnnlive.errors import BudgetError, RematError
+from cnnlive.plan._budgets import budgets_of, check_points
 from cnnlive.plan.chain import BASELINES, Chain, ChainFrontier, chain_baseline, chain_frontier
 from cnnlive.plan.remat import Frontier, RematPlan, RematProblem, _Bounds, _Evaluator, _Model
 
@@ -584,8 +585,7 @@ def blocks_frontier(
     _check("chain" if method is None else method, slots, budgets or ())
     if method is not None and nested is not None:
         raise RematError(f"method is {method!r} and nested {nested!r}; allowed: one of the two")
-    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise RematError(f"points is {points!r}; allowed: an integer of 2 or more")
+    check_points(points)
     works = _works(problem)
     keep = _Plan(works[0].keep_peak, works[0].keep_cost, works[0].keep)
     bounds = _Bounds(problem, works[0].m)
@@ -594,13 +594,9 @@ def blocks_frontier(
         method = "nested" if nested or low else "chain"
     found = _plans(works, method, slots)
     least = found[0].peak
-    if budgets is None:
-        asked = sorted({least + (keep.peak - least) * k // (points - 1) for k in range(points)})
-    else:
-        asked = sorted({int(b) for b in budgets})
-        if not asked or asked[-1] < least:
-            _refuse(problem, method, asked[-1] if asked else 0, least, bounds.least_bytes)
-        asked = [b for b in asked if b >= least]
+    asked = budgets_of(points, budgets, least, keep.peak)
+    if not asked:
+        _refuse(problem, method, max(budgets or (0,)), least, bounds.least_bytes)
     peaks = [p.peak for p in found]
     plans = [_answer(problem, keep if b >= keep.peak else found[bisect_right(peaks, b) - 1], b, bound, method)
              for b, bound in zip(asked, bounds(asked), strict=True)]  # fmt: skip

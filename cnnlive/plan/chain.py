@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from cnnlive._kernels import remat_chain as kernels
 from cnnlive._types import F64, I32, I64, Columns, Result, column
 from cnnlive.errors import BudgetError, RematError
+from cnnlive.plan._budgets import knee_of
 from cnnlive.units import format_bytes
 
 __all__ = ["BASELINES", "Chain", "ChainFrontier", "ChainPlan", "chain_baseline", "chain_frontier", "plan_chain"]
@@ -378,9 +379,7 @@ class ChainFrontier(Result):
     @property
     def knee(self) -> int:
         """Position of the plan that is farthest below the line from the first plan to the last, both axes scaled."""
-        x = (self.peak_bytes - self.peak_bytes[0]) / max(1, int(self.peak_bytes[-1] - self.peak_bytes[0]))
-        y = self.overhead / max(float(self.overhead[0]), 1e-300)
-        return int(np.argmin(x + y))
+        return knee_of(self.peak_bytes, self.overhead)
 
     def __len__(self) -> int:
         return len(self.peak_bytes)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from cnnlive._kernels import remat as _k
 from cnnlive._types import I64, Columns, Result, column, csr, frozen
 from cnnlive.errors import BudgetError, RematError
+from cnnlive.plan._budgets import budgets_of, check_points, knee_of
 from cnnlive.units import format_bytes
 
 __all__ = ["Frontier", "RematPlan", "RematProblem", "plan_remat", "remat_frontier"]
@@ -1174,8 +1175,7 @@ def remat_frontier(
     [(21, 22), (32, 15), (41, 14), (61, 12)]
     """  # fmt: skip
     _check(0, effort, time_limit)
-    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise RematError(f"points is {points!r}; allowed: an integer of 2 or more")
+    check_points(points)
     for b in budgets or ():
         _check(b, effort, time_limit)
     search = _Search(problem, seed, time_limit)
@@ -1185,13 +1185,9 @@ def remat_frontier(
     if progress is not None:
         progress(0.0, "least budget")
     least, lowest = search.least(how)
-    if budgets is None:
-        asked = sorted({least + (search.keep_peak - least) * k // (points - 1) for k in range(points)})
-    else:
-        asked = sorted(set(budgets))
-        if not asked or asked[-1] < least:
-            _refuse(problem, asked[-1] if asked else 0, least, search.bounds.least_bytes, False)
-        asked = [b for b in asked if b >= least]
+    asked = budgets_of(points, budgets, least, search.keep_peak)
+    if not asked:
+        _refuse(problem, max(budgets or (0,)), least, search.bounds.least_bytes, False)
     bound = search.bounds(asked)
     found: list[tuple[int, I64, int]] = [(e.cost, lowest, e.peak_bytes)] * len(asked)  # cost, states, peak
 
@@ -1416,9 +1412,7 @@ class Frontier(Result):
     @property
     def knee(self) -> RematPlan:
         """The plan farthest below the line from the first to the last, both axes scaled to 1."""
-        first, last = self.plans[0], self.plans[-1]
-        wide, high = max(last.budget - first.budget, 1), max(first.cost - last.cost, 1)
-        return min(self.plans, key=lambda p: (p.budget - first.budget) / wide + (p.cost - last.cost) / high)
+        return self.plans[knee_of([p.budget for p in self.plans], [p.cost for p in self.plans])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON."""

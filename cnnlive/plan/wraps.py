@@ -11,10 +11,11 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from cnnlive._types import I64, Columns, Result, column, frozen
+from cnnlive._types import F64, I64, Result, column, frozen
 from cnnlive.errors import RematError, close_names
 from cnnlive.lowered import Lowered
 from cnnlive.ops import operator
+from cnnlive.plan._budgets import knee_of
 from cnnlive.plan.steps import FORWARD, StepGraph
 from cnnlive.plan.training import TrainingPlan
 from cnnlive.tape import Tape
@@ -776,8 +777,10 @@ class _Search:
 
 # ---------------------------------------------------------------------------------------------- the questions
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class WrapFrontier(Columns):
+class WrapFrontier(Result):
     """Choices of modules to wrap, from the least peak to no recomputation; made by :func:`wrap_frontier`.
+
+    ``frontier[i]`` is the plan of a choice, as :meth:`plan` returns it for that peak.
 
     Attributes
     ----------
@@ -809,6 +812,22 @@ class WrapFrontier(Columns):
         """The peak without regions."""
         return int(self._model.plan.peak_bytes)
 
+    @property
+    def modules(self) -> I64:
+        """(k,) int64: how many modules each choice wraps."""
+        return column([len(c.options) for c in self._choices])
+
+    @property
+    def overhead(self) -> F64:
+        """(k,) float64: what is recomputed, as a share of the plain step."""
+        share: F64 = (self.costs - self.plain_cost) / max(self.plain_cost, 1)
+        return share
+
+    @property
+    def knee(self) -> int:
+        """Position of the choice farthest below the line from the first to the last, both axes scaled to 1."""
+        return knee_of(self.peaks, self.costs)
+
     def plan(self, budget: int | str) -> WrapPlan:
         """Return the cheapest plan within a budget, or, if there is none, that of the least peak.
 
@@ -823,6 +842,18 @@ class WrapFrontier(Columns):
 
     def __len__(self) -> int:
         return len(self.peaks)
+
+    def __getitem__(self, i: int) -> WrapPlan:
+        """Return the plan of a choice, with its own peak as budget.
+
+        Raises
+        ------
+        IndexError
+            If there are fewer.
+        """
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"choice {i} of {len(self)}")
+        return self.plan(int(self.peaks[i]))
 
     def __repr__(self) -> str:
         return (f"<WrapFrontier {self.name!r}: {len(self):,} {self.kind}, {self.least_bytes:,} to "

@@ -13,6 +13,7 @@ import numpy as np
 
 from cnnlive._types import I64, frozen
 from cnnlive.errors import CnnliveError, MissingExtraError, close_names
+from cnnlive.nas.base import METRICS
 from cnnlive.report.text import shape_text
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "Column",
     "ReportError",
     "columns_of",
+    "genes_of",
     "inference_kinds",
+    "is_bytes",
     "keep_all_timeline",
     "node_ops",
     "peak_node",
@@ -383,6 +386,73 @@ def _wrap_timeline(plan: Any) -> list[Column]:
             Column("live_bytes", "int", plan.timeline)]  # fmt: skip
 
 
+def _wrap_plans(found: Any) -> list[Column]:
+    return [Column("peak_bytes", "int", found.peaks), Column("cost", "int", found.costs),
+            Column("overhead", "float", found.overhead), Column("modules", "int", found.modules),
+            Column("knee", "bool", np.arange(len(found)) == found.knee)]  # fmt: skip
+
+
+def _numbers(name: str, values: Any) -> Column:
+    found = np.asarray(values)
+    return Column(name, "float" if found.dtype.kind == "f" else "int", found)
+
+
+def _candidates(found: Any) -> list[Column]:
+    return [Column("candidate", "int", np.arange(found.n)), *(_numbers(name, v) for name, v in found.items())]
+
+
+def is_bytes(metric: str) -> bool:
+    """Say whether a metric of search spaces is an amount of bytes; counts and scores are not.
+
+    Examples
+    --------
+    >>> is_bytes("training_peak:sgd"), is_bytes("macs"), is_bytes("score")
+    (True, False, False)
+    """
+    return metric.partition(":")[0] in METRICS and metric not in ("params", "macs")
+
+
+def genes_of(found: Any) -> tuple[str, tuple[Any, ...], tuple[int, ...]]:
+    """Return the space's name, its genes, and the positions of a member's values in them; none if there is no member.
+
+    Parameters
+    ----------
+    found : Best or Walk
+    """
+    space = getattr(found, "space", found)
+    return space.name, tuple(space.genes), () if found.x is None else tuple(int(v) for v in found.x)
+
+
+def _genes(found: Any) -> list[Column]:
+    _, genes, x = genes_of(found)
+    rows = list(zip(genes, x, strict=False))
+    return [
+        Column("gene", "text", [g.name for g, _ in rows]),
+        Column("value", "text", [str(g.values[v]) for g, v in rows]),
+        Column("position", "int", [v for _, v in rows]),
+        Column("allowed", "text", [", ".join(map(str, g.values)) for g, _ in rows]),
+    ]
+
+
+def _metrics(found: Any) -> list[Column]:
+    budgets = getattr(found, "budgets", {})
+    return [
+        Column("metric", "text", list(found.metrics)),
+        Column("value", "int", list(found.metrics.values())),
+        Column("budget", "int?", [budgets.get(name) for name in found.metrics]),
+    ]
+
+
+def _members(found: Any) -> list[Column]:
+    chosen = [point.values for point in found]
+    return [
+        _numbers("score", found.scores if len(found) else np.zeros(0, np.int64)),
+        Column(found.metric, "int", found.values),
+        Column("knee", "bool", [k == found.knee for k in range(len(found))]),
+        *(Column(f"gene.{g.name}", "text", [str(values[g.name]) for values in chosen]) for g in found.genes),
+    ]
+
+
 def parts_of(fit: Any) -> dict[str, int]:
     """Return what a Fit's ``needed_bytes`` consist of; they add up to it."""
     plan = fit.plan
@@ -416,6 +486,11 @@ _TABLES: Final[Mapping[str, Mapping[str, Callable[[Any], list[Column]]]]] = {
     "CheckpointFrontier": {"plans": _frontier_plans},
     "ChainPlan": {"runs": _chain_runs},
     "ChainFrontier": {"plans": _chain_plans},
+    "WrapFrontier": {"plans": _wrap_plans},
+    "Evaluation": {"candidates": _candidates},
+    "Best": {"genes": _genes, "metrics": _metrics},
+    "Walk": {"genes": _genes, "metrics": _metrics},
+    "Front": {"members": _members},
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnlive.report.frame import ReportError, parts_of, phase_ends
+from cnnlive.report.frame import ReportError, genes_of, is_bytes, parts_of, phase_ends
 from cnnlive.report.plot import COLOURS, maxima
 from cnnlive.units import format_bytes
 
@@ -388,6 +388,95 @@ def _chain_frontier(found: Any) -> str:
     return _card(found.chain.name or "chain", words, _amounts(rows), drawn)
 
 
+def _wrap_frontier(found: Any) -> str:
+    shares = found.overhead.tolist()
+    at, n = found.knee, len(found)
+    rows: list[Row] = [
+        ("least peak", found.least_bytes, f"{_more(shares[0])}, modules wrapped: {found.modules[0]:,}"),
+        ("knee", int(found.peaks[at]), f"{_more(shares[at])}, modules wrapped: {found.modules[at]:,}"),
+        ("nothing wrapped", found.keep_bytes, "nothing runs again"),
+    ]
+    drawn = _curve(found.peaks.tolist(), shares, [], at, _by("peak", found.least_bytes, int(found.peaks[-1])))
+    return _card(found.name or "network", f"{found.kind} to wrap, {n:,} choices", _amounts(rows), drawn)
+
+
+def _metric(name: str, value: float) -> tuple[str, str]:
+    """Return an amount of a metric for people, and exactly."""
+    if is_bytes(name):
+        return format_bytes(int(value)), f"{int(value):,} B"
+    return (f"{value:,}" if isinstance(value, int) else f"{value:.6g}"), ""
+
+
+def _evaluation(found: Any) -> str:
+    heads = [("metric", "left"), ("least", "right"), ("median", "right"), ("most", "right")]
+    rows, n = [], found.n
+    for name, column in found.items():
+        ranked = np.sort(column)
+        three = [ranked[k].item() for k in (0, (n - 1) // 2, n - 1)] if n else []
+        rows.append([(name, "left"), *((_metric(name, v)[0], "right") for v in three)])
+    drawn = ""
+    name = next(filter(is_bytes, found), next(iter(found), None))
+    if name is not None and n:
+        ranked = np.sort(np.asarray(found[name]))
+        least, most = (_metric(name, v)[0] for v in (ranked[0].item(), ranked[-1].item()))
+        drawn = _sparkline(ranked, f"{name} of {n:,} candidates, ascending, {least} to {most}", peak=f"most: {most}")
+    return _card(f"{n:,} candidates", f"{len(found)} metrics", _table(heads, rows), drawn)
+
+
+def _member(found: Any) -> str:
+    name, genes, x = genes_of(found)
+    budgets = getattr(found, "budgets", {})
+    heads = [("metric", "left"), ("", "right"), ("exactly", "right"), ("of its budget", "left")]
+    rows = []
+    if hasattr(found, "score"):
+        words = {"optimal": "no member has more", "infeasible": "no member fits"}.get(found.status, "")
+        if found.status == "feasible":
+            words = f"no member has more than {found.bound:,.6g}"
+        score = "" if found.score is None else _metric("score", found.score)[0]
+        rows.append([("score", "left"), (score, "right"), ("", "right"), (words, "left")])
+    for metric, value in found.metrics.items():
+        top = budgets.get(metric)
+        share = "" if top is None else f"{100 * value / top:.1f} % of {_metric(metric, top)[0]}"
+        short, exact = _metric(metric, value)
+        rows.append([(metric, "left"), (short, "right"), (exact, "right"), (share, "left")])
+    chosen = [f"{g.name} {g.values[v]}" for g, v in zip(genes, x, strict=False)]
+    more = f" and {len(chosen) - 5 * _LINES:,} more" if len(chosen) > 5 * _LINES else ""
+    words = f"<div>genes: {escape(', '.join(chosen[: 5 * _LINES]) + more)}</div>" if chosen else ""
+    what = getattr(found, "status", "one candidate")
+    return _card(name, f"member of a search space, {what}", _table(heads, rows), _positions(genes, x), words)
+
+
+def _positions(genes: Sequence[Any], x: Sequence[int]) -> str:
+    """Return which of its values each gene has, as heights of bars."""
+    n = len(genes)
+    wide = min(_WIDE / max(n, 1), 24.0)
+    parts = [f'<path d="M0 {_HIGH - 1.5}H{_WIDE}" stroke="currentColor" stroke-opacity="0.5"/>']
+    for k, (gene, v) in enumerate(zip(genes, x, strict=False)):
+        high = (_HIGH - 8) * (v + 1) / gene.cardinality
+        label = f"{gene.name}: {gene.values[v]}, {v + 1} of {gene.cardinality}"
+        parts.append(f'<rect x="{_number(k * wide)}" y="{_number(_HIGH - 2 - high)}" '
+                     f'width="{_number(max(wide - 1, 0.4))}" height="{_number(high)}" fill="{COLOURS["sky"]}">'
+                     f"<title>{escape(label)}</title></rect>")  # fmt: skip
+    return _svg(f"{n:,} genes: which of its values each has, the first low, the last high", "".join(parts))
+
+
+def _front(found: Any) -> str:
+    n, metric = len(found), found.metric
+    if not n:
+        return _card(found.name, f"score against {metric}", "<div>no member fits</div>")
+    at = found.knee
+    heads = [("", "left"), (metric, "right"), ("exactly", "right"), ("score", "right")]
+    rows = []
+    for words, point in (("least", found[0]), ("knee", found[at]), ("best score", found[n - 1])):
+        short, exact = _metric(metric, point.metrics[metric])
+        rows.append([(words, "left"), (short, "right"), (exact, "right"), (_metric("score", point.score)[0], "right")])
+    values, scores = found.values, found.scores.astype(float)
+    least, most = (_metric(metric, v)[0] for v in (int(values[0]), int(values[-1])))
+    drawn = _curve(values.tolist(), (scores - scores[0]).tolist(), [], at,
+                   f"score by {metric}, {least} to {most}; dot: knee")  # fmt: skip
+    return _card(found.name, f"score against {metric}, {n:,} members", _table(heads, rows), drawn)
+
+
 _FRAGMENTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "InferencePlan": _inference,
     "TrainingPlan": _training,
@@ -404,6 +493,11 @@ _FRAGMENTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "CheckpointFrontier": _frontier,
     "ChainPlan": _chain,
     "ChainFrontier": _chain_frontier,
+    "WrapFrontier": _wrap_frontier,
+    "Evaluation": _evaluation,
+    "Best": _member,
+    "Walk": _member,
+    "Front": _front,
 }
 
 

@@ -23,7 +23,9 @@ from cnnlive.report.frame import (
     INFERENCE_KINDS,
     TRAINING_KINDS,
     ReportError,
+    genes_of,
     inference_kinds,
+    is_bytes,
     keep_all_timeline,
     node_ops,
     parts_of,
@@ -736,27 +738,177 @@ def _keep(ax: Axes, keep: int) -> None:
 
 def _chain_frontier(found: Any, ax: Axes | None) -> Axes:
     """Draw what recomputing a chain costs against its peak."""
+    cost = found.chain.step_cost
+    share = found.overhead / cost if cost else np.zeros(len(found))
+    title = (found.chain.name or "chain", f"{found.chain.n:,} stages", found.method,
+             f"{len(found):,} plans from {format_bytes(found.minimum_bytes)}")  # fmt: skip
+    return _choices(ax, found.peak_bytes, share, found.knee, found.keep_all_bytes, title)
+
+
+def _wrap_frontier(found: Any, ax: Axes | None) -> Axes:
+    """Draw what running wrapped modules twice costs against the peak."""
+    what = "choices of modules" if found.kind == "modules" else "policies of modules"
+    title = (found.name, f"{len(found):,} {what} from {format_bytes(found.least_bytes)}")
+    return _choices(ax, found.peaks, found.overhead, found.knee, found.keep_bytes, title)
+
+
+def _choices(
+    ax: Axes | None, peaks: I64, overhead: NDArray[Any], at: int, keep: int, title: Sequence[str]
+) -> Axes:  # fmt: skip
+    """Draw plans of which each holds from its peak on, the knee, and everything kept."""
     own = ax is None
     ax = _axes(ax, 7.2, 3.6)
-    cost = found.chain.step_cost
-    share = 100 * found.overhead / cost if cost else np.zeros(len(found))
-    peaks = found.peak_bytes.astype(float)
-    right = max(found.keep_all_bytes, peaks[-1])
-    span = max(right - peaks[0], 1)
-    ax.set_xlim(peaks[0] - 0.1 * span, right + 0.06 * span)
+    x, share, n = peaks.astype(float), 100 * overhead, len(peaks)
+    right = max(keep, x[-1])
+    span = max(right - x[0], 1)
+    ax.set_xlim(x[0] - 0.1 * span, right + 0.06 * span)
     _percents(ax, share)
-    ax.axvspan(ax.get_xlim()[0], peaks[0], color=COLOURS["grey"], alpha=0.22, linewidth=0, label="no plan of this kind")
-    few = len(found) <= 60
-    ax.plot(np.append(peaks, right), np.append(share, share[-1]), drawstyle="steps-post", color=COLOURS["blue"],
-            linewidth=1.4, zorder=4, label=None if few else f"{len(found):,} plans")  # fmt: skip
+    ax.axvspan(ax.get_xlim()[0], x[0], color=COLOURS["grey"], alpha=0.22, linewidth=0, label="no plan of this kind")
+    few = n <= 60
+    ax.plot(np.append(x, right), np.append(share, share[-1]), drawstyle="steps-post", color=COLOURS["blue"],
+            linewidth=1.4, zorder=4, label=None if few else f"{n:,} plans")  # fmt: skip
     if few:
-        ax.plot(peaks, share, "o", color=COLOURS["blue"], markersize=4, zorder=5, label="plans",
+        ax.plot(x, share, "o", color=COLOURS["blue"], markersize=4, zorder=5, label="plans",
                 markeredgecolor=ax.get_facecolor(), markeredgewidth=0.6)  # fmt: skip
-    _knee(ax, float(peaks[found.knee]), float(share[found.knee]))
-    _keep(ax, found.keep_all_bytes)
+    _knee(ax, float(x[at]), float(share[at]))
+    _keep(ax, keep)
     ax.set_xlabel("peak of the plan")
-    _title(ax, found.chain.name or "chain", f"{found.chain.n:,} stages", found.method,
-           f"{len(found):,} plans from {format_bytes(found.minimum_bytes)}")  # fmt: skip
+    _title(ax, *title)
+    _legend(ax, own)
+    return ax
+
+
+# ---------------------------------------------------------------------------------- search spaces
+
+
+def _scale(axis: Any, metric: str) -> None:
+    """Write a metric on an axis: bytes in binary units, counts in powers of ten."""
+    axis.set_label_text(_plain(metric.replace("_", " ")))
+    if is_bytes(metric):
+        _bytes(axis)
+    else:
+        ticker = _load("ticker")
+        axis.set_major_locator(ticker.MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(ticker.EngFormatter(sep=" "))
+
+
+def _amount(metric: str, value: float) -> str:
+    return format_bytes(int(value)) if is_bytes(metric) else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def _evaluation(found: Any, ax: Axes | None, *, x: str | None = None, y: str | None = None) -> Axes:
+    """Draw candidates by two metrics, or (``y="share"``) what share of them keeps a budget of one."""
+    names = list(found)
+    x = next(filter(is_bytes, names), names[0] if names else "share") if x is None else x
+    y = next((name for name in names if name != x), "share") if y is None else y
+    for option, name, allowed in (("x", x, names), ("y", y, [*names, "share"])):
+        if name not in allowed:
+            raise ReportError(f"{option}={name!r}; allowed: {', '.join(map(repr, allowed))}")
+    own = ax is None
+    ax = _axes(ax, 7.2, 3.6)
+    n, amounts = found.n, np.asarray(found[x])
+    if y == "share":
+        ax.plot(np.repeat(np.sort(amounts), 2), np.repeat(np.arange(n + 1) * (100 / max(n, 1)), 2)[1:-1],
+                color=COLOURS["blue"], linewidth=1.4)  # fmt: skip
+        ax.yaxis.set_major_formatter(_load("ticker").FuncFormatter(lambda v, _: f"{v:.6g} %"))
+        ax.set_ylabel("candidates that take no more")
+    else:
+        size = float(np.clip(4 - np.log10(max(n, 1)) / 2, 1.2, 4))
+        ax.plot(amounts, found[y], "o", markersize=size, markeredgewidth=0, alpha=0.6, color=COLOURS["blue"],
+                rasterized=n > 5000)  # fmt: skip
+        _scale(ax.yaxis, y)
+    _scale(ax.xaxis, x)
+    ax.grid(color="#888888", alpha=0.25, linewidth=0.6)
+    _title(ax, f"{n:,} candidates", f"{x.replace('_', ' ')} from {_amount(x, amounts.min().item())} to "
+           f"{_amount(x, amounts.max().item())}" if n else "")  # fmt: skip
+    _legend(ax, own)
+    return ax
+
+
+def _about_member(found: Any) -> tuple[str, ...]:
+    """Return what a drawing of a member is named: space, score, proof."""
+    if not hasattr(found, "score"):
+        return found.space.name, "one candidate"
+    if found.x is None:
+        return found.name, "no member fits", found.status
+    proof = "proven best" if found.status == "optimal" else f"no member above {found.bound:,.6g}"
+    return found.name, f"score {_amount('score', found.score)}", proof
+
+
+def _genes(found: Any, ax: Axes | None) -> Axes:
+    """Draw which of its values each gene has."""
+    _, genes, x = genes_of(found)
+    most = max([g.cardinality for g in genes], default=1)
+    ax = _axes(ax, 7.2, min(1.6 + 0.22 * most, 4.5))
+    shown = [(k, v) for k, g in enumerate(genes) for v in range(g.cardinality)]
+    small = most > 25
+    ax.plot([k for k, _ in shown], [v for _, v in shown], "o", markersize=1.5 if small else 4, color=COLOURS["grey"],
+            alpha=0.35, label="allowed", zorder=2)  # fmt: skip
+    ax.plot(range(len(x)), x, "s", markersize=5 if small else 7, color=COLOURS["blue"], label="chosen", zorder=3)
+    if len(x) <= 24:
+        for k, (gene, v) in enumerate(zip(genes, x, strict=False)):
+            ax.annotate(_short(str(gene.values[v]), 12), (k, v), (0, 5), textcoords="offset points", ha="center",
+                        va="bottom", fontsize=_SMALL - 1, zorder=4, bbox=_box(ax))  # fmt: skip
+    ax.set_xlim(-0.6, max(len(genes), 1) - 0.4)
+    ax.set_ylim(-0.6, most + 0.1)
+    if not _named(ax, [g.name for g in genes]):
+        ax.set_xlabel("gene")
+    ax.yaxis.set_major_locator(_load("ticker").MaxNLocator(nbins=6, integer=True))
+    ax.set_ylabel("position of the value")
+    _title(ax, *_about_member(found))
+    return ax
+
+
+def _metric_bars(found: Any, ax: Axes | None) -> Axes:
+    """Draw the metrics of a member as shares of their budgets, or their amounts where there are none."""
+    budgets = getattr(found, "budgets", {})
+    rows = list(found.metrics.items())[::-1]
+    ax = _axes(ax, 7.2, 1.0 + 0.36 * max(len(rows), 2))
+    for k, (name, value) in enumerate(rows):
+        top = budgets.get(name)
+        words = _amount(name, value)
+        if top is not None:
+            ax.barh([k], [100 * value / top], 0.6, color=COLOURS["blue"], zorder=2)
+            words += f" of {_amount(name, top)}, {100 * value / top:.1f} %"
+        ax.annotate(words, (100 * value / top if top is not None else 0, k), (4, 0), textcoords="offset points",
+                    va="center", fontsize=_SMALL, zorder=5, bbox=_box(ax))  # fmt: skip
+    ax.set_xlim(0, 140)
+    ax.set_ylim(-0.6, max(len(rows), 1) - 0.4)
+    ax.set_yticks(range(len(rows)), [_plain(name) for name, _ in rows])
+    ax.tick_params(axis="y", length=0)
+    if budgets:
+        ax.axvline(100, color=COLOURS["red"], linestyle="--", linewidth=1.1, zorder=3)
+        ax.xaxis.set_major_formatter(_load("ticker").FuncFormatter(lambda v, _: f"{v:.6g} %"))
+        ax.set_xlabel("share of the budget")
+    else:
+        ax.set_xticks([])
+        ax.spines["bottom"].set_visible(False)
+    _title(ax, *_about_member(found))
+    return ax
+
+
+def _front(found: Any, ax: Axes | None) -> Axes:
+    """Draw every trade-off between score and metric: the best score within each amount."""
+    own = ax is None
+    ax = _axes(ax, 7.2, 3.6)
+    x, y, n = found.values.astype(float), found.scores.astype(float), len(found)
+    few = n <= 60
+    ax.plot(x, y, drawstyle="steps-post", color=COLOURS["blue"], linewidth=1.4, label=None if few else f"{n:,} members")
+    if few:
+        ax.plot(x, y, "o", color=COLOURS["blue"], markersize=4, label="members", zorder=3,
+                markeredgecolor=ax.get_facecolor(), markeredgewidth=0.6)  # fmt: skip
+    _scale(ax.xaxis, found.metric)
+    _scale(ax.yaxis, "score")
+    if n:
+        at, high = found[found.knee], y[found.knee] > (y[0] + y[-1]) / 2
+        ax.plot([x[found.knee]], [y[found.knee]], marker="D", markersize=7, color=COLOURS["orange"], linestyle="none",
+                markeredgecolor=_ink(), markeredgewidth=0.8, zorder=4, label="knee")  # fmt: skip
+        ax.annotate(f"knee: {_amount(found.metric, at.metrics[found.metric])}, score {_amount('score', at.score)}",
+                    (x[found.knee], y[found.knee]), (8, -8 if high else 8), textcoords="offset points", ha="left",
+                    va="top" if high else "bottom",
+                    fontsize=_SMALL, zorder=5, bbox=_box(ax))  # fmt: skip
+    ax.grid(color="#888888", alpha=0.25, linewidth=0.6)
+    _title(ax, found.name, f"score against {found.metric.replace('_', ' ')}", f"{n:,} members" if n else "none fits")
     _legend(ax, own)
     return ax
 
@@ -866,6 +1018,11 @@ _DRAWINGS: Final[Mapping[str, Mapping[str, Callable[..., Axes]]]] = {
     "CheckpointFrontier": {"frontier": _frontier},
     "ChainPlan": {"timeline": _chain},
     "ChainFrontier": {"frontier": _chain_frontier},
+    "WrapFrontier": {"frontier": _wrap_frontier},
+    "Evaluation": {"candidates": _evaluation},
+    "Best": {"genes": _genes, "metrics": _metric_bars},
+    "Walk": {"genes": _genes, "metrics": _metric_bars},
+    "Front": {"frontier": _front},
 }
 
 
@@ -897,7 +1054,8 @@ def plot(result: object, kind: str | None = None, *, ax: Axes | None = None, **o
         Where to draw. Default: a figure of its own, with its legend beside the axes.
     **options
         ``weights=True`` (inference): weights under the activations. ``colour="layer"`` or ``"op"`` (arena).
-        ``x="budget"`` or ``"peak"`` (frontiers of a problem or a training step).
+        ``x="budget"`` or ``"peak"`` (frontiers of a problem or a training step). ``x`` a metric and ``y`` another or
+        ``"share"`` (evaluated candidates).
 
     Returns
     -------
