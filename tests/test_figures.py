@@ -50,9 +50,8 @@ def test_captions_have_the_numbers_of_the_plans(figures, page):
 @pytest.mark.parametrize("name", ["arenas-greedy", "frontiers-chain", "liveness-vgg16", "orders-branches"])
 def test_the_committed_figure_says_what_is_drawn_now(figures, without_a_screen, name):
     drawn = figures.drawn(name)
-    assert words(drawn) == words((ROOT / f"docs/theory/figures/{name}.svg").read_text(encoding="utf-8")), (
-        "run make docs"
-    )
+    kept = (ROOT / f"docs/theory/figures/{name}.svg").read_text(encoding="utf-8")
+    assert words(drawn) == words(kept), "run make docs"
     assert drawn == figures.drawn(name)
 
 
@@ -71,8 +70,8 @@ def test_figures_are_small_say_no_date_and_stand_on_white(file):
     [
         ("M 0 0 \nL 10 0 \nL 20 0 \nL 20 5 \nL 20 9 \nL 0 0 \nz\n", "M0 0H20V9L0 0z"),
         ("M 0 0 \nL 10 0 \nL 4 0 \nL 7 3.14159 \n", "M0 0H10H4L7 3.1"),
-        ("M 1.05 2 \nC 1 2 3 4 5 6 \nL 5 8 ", "M1.1 2C1 2 3 4 5 6V8"),
+        ("M 1.06 2 \nC 1 2 3 4 5 6 \nL 5 8 ", "M1.1 2C1 2 3 4 5 6V8"),
     ],
 )
 def test_paths_are_shortened_without_losing_a_turn(figures, long, short):
-    assert figures.path(long).replace("1.0 2C", "1.1 2C") == short
+    assert figures.path(long) == short

@@ -176,8 +176,8 @@ def _() -> Shown:
     return Shown(
         "Everything alive over a training step of VGG-16 at batch 32, stacked by kind",
         f"VGG-16, batch 32, Adam. The peak, {plan.peak_bytes:,} B, is in {plan.peak_phase} at `{plan.peak_op}`: "
-        f"{made:.1f} % of the gradients of parameters are made, and most of what forward saved is still there. The rule "
-        f"of thumb, 2w + B·ΣF + w + w, has {rule_of(plan):,} B.",
+        f"{made:.1f} % of the gradients of parameters are made, and most of what forward saved is still there. The "
+        f"rule of thumb, 2w + B·ΣF + w + w, has {rule_of(plan):,} B.",
         with_rule(plan),
     )
 
@@ -188,8 +188,8 @@ def _() -> Shown:
     return Shown(
         "Everything alive over a training step of VGG-16 at batch 1, stacked by kind",
         f"The same net at batch 1. Backward comes to {plan.backward_peak:,} B, the {plan.peak_phase} to "
-        f"{plan.peak_bytes:,} B: its foreach implementation makes {plan.composition['temporaries']:,} B of temporaries, "
-        "as many as there are bytes of parameters.",
+        f"{plan.peak_bytes:,} B: its foreach implementation makes {plan.composition['temporaries']:,} B of "
+        "temporaries, as many as there are bytes of parameters.",
         with_rule(plan),
     )
 
@@ -360,9 +360,9 @@ def _() -> Shown:
 
     return Shown(
         "Extra time against memory for a chain of sixteen equal stages, with known rules",
-        f"Sixteen equal stages of one byte. Keeping everything takes {nested.keep_all_bytes} B; plans that run each stage "
-        f"twice at most reach {one.minimum_bytes} B, nested ones {nested.minimum_bytes} B. Chen's √n lies on the "
-        f"frontier. Revolve, which keeps nothing but inputs of stages, comes near it at {nested.minimum_bytes} B alone.",
+        f"Sixteen equal stages of one byte. Keeping everything takes {nested.keep_all_bytes} B; plans that run each "
+        f"stage twice at most reach {one.minimum_bytes} B, nested ones {nested.minimum_bytes} B. Chen's √n lies on the "
+        f"frontier. Revolve, which keeps nothing but inputs of stages, comes near it at {nested.minimum_bytes} B.",
         draw,
     )
 
@@ -384,8 +384,8 @@ def _() -> Shown:
     gap = max(p.gap for p in found.plans if p.budget >= found.keep_bytes / 2)
     return Shown(
         "Extra time against memory for ResNet-50 at batch 64, with the proven bound",
-        f"ResNet-50, batch {BATCH}. From {found.least_bytes:,} B up to {found.keep_bytes:,} B, where nothing runs again. "
-        f"From half of the memory on, plan and bound are within {100 * gap:.2f} % of the step of one another.",
+        f"ResNet-50, batch {BATCH}. From {found.least_bytes:,} B up to {found.keep_bytes:,} B, where nothing runs "
+        f"again. From half of the memory on, plan and bound are within {100 * gap:.2f} % of the step of one another.",
         found.plot,
     )
 
@@ -412,8 +412,8 @@ def _() -> Shown:
 
     return Shown(
         "The frontier of ResNet-50 with the plans of known rules",
-        f"The same step, with what known rules find on its blocks. Within half of the memory ({format_bytes(half)}) the "
-        f"best of them takes {100 * best:.1f} % more time, the choice op by op {100 * ours:.1f} %.",
+        f"The same step, with what known rules find on its blocks. Within half of the memory ({format_bytes(half)}) "
+        f"the best of them takes {100 * best:.1f} % more time, the choice op by op {100 * ours:.1f} %.",
         draw,
     )
 
