@@ -22,8 +22,8 @@ class Evaluation(dict[str, NDArray[Any]], Shown):
     Examples
     --------
     >>> found = Evaluation(params=np.array([10, 20]), inference_peak=np.array([4096, 1024]))
-    >>> found["params"].max(), len(found), found.n
-    (20, 2, 2)
+    >>> found["params"].tolist(), list(found), found.n
+    ([10, 20], ['params', 'inference_peak'], 2)
     """
 
     __slots__ = ()
