@@ -180,6 +180,15 @@
     return { tickvals, ticktext: tickvals.map((value) => (value === 0 ? "0" : `${(value / factor).toFixed(digits)} ${units[unit]}`)) };
   }
 
+  /* Where a note beside a point has room: to its right, to its left, else at the end of the drawing. */
+  function beside(chart, x, text) {
+    const px = chart.left(x);
+    const long = text.length * (LETTER + 0.6) + 12;
+    if (px + long < chart.inner.width) return { x, xanchor: "left", xshift: 9 };
+    if (px > long) return { x, xanchor: "right", xshift: -9 };
+    return { xref: "paper", x: 1, xanchor: "right" };
+  }
+
   /* Runs of neighbouring steps of one module path, cut to `depth` names; `cuts` are steps where a run ends anyway. */
   function scopeRuns(scopes, depth, cuts = new Set()) {
     const runs = [];
@@ -496,10 +505,13 @@
   const OPEN = 60; // trees with more rows are closed at first
   const PRINTED = 120; // rows of a table on paper
 
+  /* How a filter names a column: as its heading does, without spaces. */
+  const nameOf = (column) => column.label.replace(/\s+/g, "").toLowerCase();
+
   /* "conv bytes>1MiB kind=relu" -> a function of rows; throws a text where a column or an amount is none. */
   function parseFilter(text, columns, rows) {
     const tests = [];
-    const named = (name) => columns.find((column) => [column.key, column.label, column.label.replace(/\s+/g, "")].some((one) => one.toLowerCase() === name.toLowerCase()));
+    const named = (name) => columns.find((column) => nameOf(column) === name.toLowerCase()) || columns.find((column) => column.key.toLowerCase() === name.toLowerCase());
     for (const [, quoted, plain] of text.matchAll(/"([^"]*)"|(\S+)/g)) {
       const match = quoted === undefined && /^([^<>=!:\s]+)(<=|>=|!=|=|<|>)(.*)$/.exec(plain);
       if (!match) {
@@ -510,11 +522,11 @@
       }
       const [, name, operator, value] = match;
       const column = named(name);
-      if (!column) throw new Error(`no column “${name}”; columns: ${columns.map((one) => one.key).join(", ")}`);
+      if (!column) throw new Error(`no column “${name}”; columns: ${columns.map(nameOf).join(", ")}`);
       const cells = rows[column.key];
       if (!value) continue; // still being typed
       if (column.type === "text") {
-        if (!["=", "!="].includes(operator)) throw new Error(`“${column.key}” is text: = and != compare it`);
+        if (!["=", "!="].includes(operator)) throw new Error(`“${name}” is text: = and != compare it`);
         tests.push((row) => (String(cells[row] ?? "").toLowerCase() === value.toLowerCase()) === (operator === "="));
         continue;
       }
@@ -566,7 +578,7 @@
 
     example() {
       const column = this.columns.find((one) => one.type === "bytes");
-      return column ? `filter: words, or ${column.key}>1MiB` : "filter";
+      return column ? `filter: words, or ${nameOf(column)}>1MiB` : "filter";
     }
 
     head(column) {
@@ -890,8 +902,8 @@
       if (bin && view.totals[peak] > 0) {
         const at = (Math.max(bin.begin, chart.view.x[0]) + Math.min(bin.end, chart.view.x[1])) / 2;
         data.push({ type: "scatter", mode: "markers", name: "peak", x: [at], y: [view.totals[peak]], cliponaxis: false, marker: { size: 9, symbol: "diamond", color: colours.text, line: { color: colours.surface, width: 1.5 } } });
-        const right = at > (chart.view.x[0] + chart.view.x[1]) / 2;
-        note(`<b>peak ${formatBytes(view.totals[peak])}${left ? `, and ${formatBytes(left)} not drawn` : ""}</b>`, { x: at, y: view.totals[peak], xanchor: right ? "right" : "left", xshift: right ? -9 : 9, yanchor: "bottom", yshift: 2 });
+        const text = `peak ${formatBytes(view.totals[peak])}${left ? `, and ${formatBytes(left)} not drawn` : ""}`;
+        note(`<b>${text}</b>`, { y: view.totals[peak], yanchor: "bottom", yshift: 2, ...beside(chart, at, text) });
       }
       const range = [0, most * 1.13];
       return { data, bottom: labels.room, layout: { shapes, annotations, xaxis: labels.axis, yaxis: { range, tickmode: "array", ...byteTicks(0, range[1], 6) } } };
@@ -1051,6 +1063,7 @@
 
   const RAMP = ["blue", "sky", "green", "yellow", "orange", "red", "pink", "grey"];
   const LABELLED = 400; // names inside rectangles, at most
+  const OUTLINED = 600; // rectangles with an outline, at most
 
   function arena(section, body) {
     const { buffers } = section;
@@ -1128,8 +1141,9 @@
           labels.color.push(["blue", "red"].includes(colour) ? "#ffffff" : "#10161d");
         }
       }
-      const crowd = n > 1500 ? 0.3 : 0.9;
-      for (const [colour, one] of byColour) data.push({ type: "scatter", mode: "lines", name: colour, x: one.x, y: one.y, fill: "toself", fillcolor: faded(colours[colour], 0.9), line: { color: colours.surface, width: crowd } });
+      // One filled path per colour; outlines, a path each, only where they can be told apart.
+      const mode = sum([...byColour.values()].map((one) => one.x.length)) / 6 > OUTLINED ? "none" : "lines";
+      for (const [colour, one] of byColour) data.push({ type: "scatter", mode, name: colour, x: one.x, y: one.y, fill: "toself", fillcolor: faded(colours[colour], 0.9), line: { color: colours.surface, width: 0.9 } });
       if (labels.x.length) data.push({ type: "scatter", mode: "text", name: "names", x: labels.x, y: labels.y, text: labels.text, textfont: { size: 10, color: labels.color } });
       const shapes = [];
       const annotations = [];
@@ -1249,7 +1263,8 @@
       data.push({ type: "scatter", mode: "markers", name: "points", x: peak, y: overhead, cliponaxis: false, marker: { size: n > 80 ? 4 : 8, color: colours.blue, line: { color: colours.surface, width: 1 } } });
       if (knee >= 0) {
         data.push({ type: "scatter", mode: "markers", name: "knee", x: [peak[knee]], y: [overhead[knee]], cliponaxis: false, marker: { size: 14, symbol: "diamond", color: colours.red, line: { color: colours.surface, width: 1.5 } } });
-        note(`<b>knee: ${formatBytes(peak[knee])}, ${percent(overhead[knee])} more time</b>`, { x: peak[knee], y: overhead[knee], xanchor: "left", yanchor: "bottom", xshift: 10, yshift: 6, font: { size: 12, color: colours.text }, bgcolor: faded(colours.surface, 0.85) });
+        const text = `knee: ${formatBytes(peak[knee])}, ${percent(overhead[knee])} more time`;
+        note(`<b>${text}</b>`, { y: overhead[knee], yanchor: "bottom", yshift: 8, font: { size: 12, color: colours.text }, bgcolor: faded(colours.surface, 0.85), ...beside(chart, peak[knee], text) });
       }
       shapes.push({ type: "line", xref: "x", yref: "paper", x0: section.keep_bytes, x1: section.keep_bytes, y0: 0, y1: 1, line: { color: colours.muted, width: 1, dash: "dot" } });
       note("everything kept", { x: section.keep_bytes, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom" });
@@ -1333,7 +1348,7 @@
     if (section.scope && first > 0) columns.unshift(...columns.splice(first, 1));
     const sorted = columns.find((column) => column.key === section.sort);
     body.append(new DataTable({ caption: section.title, columns, rows: section.rows, scope: section.scope, sort: sorted ? section.sort : null, descending: Boolean(sorted && sorted.type !== "text"), file: `${section.id}.csv` }).node);
-    body.append(el("p", { class: "help" }, "Press a heading to sort. Filter by words, or compare: ", el("code", {}, `${(columns.find((column) => column.type === "bytes") || columns[0]).key}>1MiB`), "; several terms must all hold, quotes keep words together."));
+    body.append(el("p", { class: "help" }, "Press a heading to sort. Filter by words, or compare: ", el("code", {}, `${nameOf(columns.find((column) => column.type === "bytes") || columns[0])}>1MiB`), "; several terms must all hold, quotes keep words together."));
     return null;
   }
 
