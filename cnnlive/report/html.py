@@ -29,6 +29,7 @@ from cnnlive.report.frame import (
     ReportError,
     columns_of,
     inference_kinds,
+    is_bytes,
     keep_all_timeline,
     phase_ends,
     training_kinds,
@@ -53,8 +54,8 @@ Results = Sequence[Any]
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
 _KIND_WORDS: Final[Mapping[str, str]] = {
-    "parameters": "parameters", "buffers": "buffers (running statistics, constants)",
-    "optimizer_state": "optimizer state", "inputs": "inputs and targets", "gradients": "gradients of parameters",
+    "parameters": "parameters", "buffers": "buffers",
+    "optimizer_state": "optimizer state", "inputs": "inputs and targets", "gradients": "gradients",
     "saved": "saved for backward", "activations": "other activations", "temporaries": "temporaries",
     "held": "held for later", "read": "read by the op", "written": "written by the op", "scratch": "scratch of the op",
     "context": "context, set aside", "workspace": "workspace, set aside", "fixed": "always there",
@@ -157,10 +158,10 @@ def _table(
         values = column.values.tolist() if isinstance(column.values, np.ndarray) else list(column.values)
         if column.name == "scope":
             scope = values
-        is_bytes = column.kind in ("int", "int?") and (column.name.endswith("bytes") or column.name == "size")
+        amount = column.name.endswith("bytes") or column.name == "size" or is_bytes(column.name)
         columns.append(_column(
             column.name, _LABELS.get(column.name, column.name.replace("_", " ")),
-            "bytes" if is_bytes else _TYPES[column.kind], _HINTS.get(column.name, ""),
+            "bytes" if amount and column.kind in ("int", "int?") else _TYPES[column.kind], _HINTS.get(column.name, ""),
         ))  # fmt: skip
         rows[column.name] = [("yes" if v else "no") for v in values] if column.kind == "bool" else values
     return _section("table", title, words, short, columns=columns, rows=rows, scope=scope, sort=sort)
@@ -713,7 +714,9 @@ def _as_results(results: object) -> list[Any]:
     return found
 
 
-def payload(results: object, *, title: str | None = None, command: str | None = None) -> dict[str, Any]:
+def payload(
+    results: object, *, title: str | None = None, command: str | None = None, notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the data of a report: what its drawings and tables show.
 
     Parameters
@@ -725,6 +728,8 @@ def payload(results: object, *, title: str | None = None, command: str | None = 
         Default: the name of the first network.
     command : str, optional
         A command line that makes the same report, to be shown in it.
+    notes : sequence of str, optional
+        Further paragraphs, to be shown at the end.
 
     Returns
     -------
@@ -758,6 +763,8 @@ def payload(results: object, *, title: str | None = None, command: str | None = 
                 sections.append(section)
             else:
                 rules["rules"] += section["rules"]
+    if notes:
+        sections.append(_section("text", "Notes", "", paragraphs=list(notes)))
     sections.sort(key=lambda section: _ORDER.index(section["kind"]))
     count: dict[str, int] = {}
     for section in sections:
@@ -788,7 +795,9 @@ def _asset(name: str) -> str:
     return (resources.files("cnnlive.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def html_report(results: object, *, title: str | None = None, command: str | None = None) -> str:
+def html_report(
+    results: object, *, title: str | None = None, command: str | None = None, notes: Sequence[str] = ()
+) -> str:
     """Return a report of results as one HTML file that needs nothing else.
 
     Style, script, data and Plotly's whole library are inside; nothing is fetched when it is opened. The same results
@@ -797,7 +806,7 @@ def html_report(results: object, *, title: str | None = None, command: str | Non
     Parameters
     ----------
     results : result of a planner, or a sequence of them
-    title, command : str, optional
+    title, command, notes
         As for :func:`payload`.
 
     Returns
@@ -817,7 +826,7 @@ def html_report(results: object, *, title: str | None = None, command: str | Non
     >>> import cnnlive
     >>> text = html_report(cnnlive.plan_inference(cnnlive.zoo.load("vgg16")))  # doctest: +SKIP
     """
-    return fill(payload(results, title=title, command=command))
+    return fill(payload(results, title=title, command=command, notes=notes))
 
 
 def fill(data: Mapping[str, Any]) -> str:
@@ -846,15 +855,16 @@ def fill(data: Mapping[str, Any]) -> str:
 
 
 def write_report(
-    path: str | os.PathLike[str], results: object, *, title: str | None = None, command: str | None = None
-) -> None:
+    path: str | os.PathLike[str], results: object, *, title: str | None = None, command: str | None = None,
+    notes: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Write a report of results to a file; see :func:`html_report`.
 
     Parameters
     ----------
     path : path
     results : result of a planner, or a sequence of them
-    title, command : str, optional
+    title, command, notes
         As for :func:`payload`.
 
     Raises
@@ -869,5 +879,5 @@ def write_report(
     >>> import cnnlive
     >>> write_report("vgg16.html", cnnlive.plan_inference(cnnlive.zoo.load("vgg16")))  # doctest: +SKIP
     """
-    text = html_report(results, title=title, command=command)
+    text = html_report(results, title=title, command=command, notes=notes)
     Path(path).write_text(text, encoding="utf-8", newline="\n")
