@@ -1,11 +1,11 @@
 """The documentation is what the code says."""
 
 import dataclasses
-import doctest
 import importlib.util
 import json
 import re
-import shutil
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,15 @@ from cnnlive.report.operators import operator_rows, operators_markdown
 from cnnlive.report.rules import DEFAULTS, RULES, value_words
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+sys.path.append(str(ROOT / "tools"))
+
+import pages  # noqa: E402 - a tool, which says how pages are run
+
+PAGES = pages.pages()
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
 def run(line):
@@ -209,51 +217,175 @@ def test_the_tables_of_profiles_are_those_of_the_code():
 # ---------------------------------------------------------------------------------- examples
 
 
-@pytest.fixture
-def beside_a_model(tmp_path, monkeypatch):
-    """Stand in a folder with the ``model.onnx`` and ``model.tflite`` that the pages speak of."""
-    spec = importlib.util.find_spec("onnx")
-    if spec is not None and importlib.util.find_spec("tflite") is not None:
-        import tflite_models  # noqa: PLC0415 - needs the schema package
-
-        net = tflite_models.Net("int8")
-        tflite_models.residual(net)
-        (tmp_path / "model.tflite").write_bytes(net.write())
-        source = Path(spec.submodule_search_locations[0]) / "backend/test/data/light/light_squeezenet.onnx"
-        shutil.copy(source, tmp_path / "model.onnx")
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_whatever_stands_in_fences_is_run_and_prints_what_is_shown(page, tmp_path, monkeypatch, subtests):
+    pages.put_models(tmp_path)
     monkeypatch.chdir(tmp_path)
-    return (tmp_path / "model.tflite").exists()
+    names = {"__name__": "__main__"}
+    for block in pages.blocks(page):
+        with subtests.test(str(block)):
+            try:
+                pages.run_block(block, names)
+            except pages.Skipped as why:
+                pytest.skip(str(why))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_examples_run_as_shown(page, beside_a_model):
-    blocks = re.findall(r"^```pycon\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
-    shown = [b for b in blocks if beside_a_model or not re.search(r"\.(onnx|tflite)", b)]
-    example = doctest.DocTestParser().get_doctest("\n".join(shown), {}, page.name, str(page), 0)
-    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_fence_is_of_a_language_that_is_run(page):
+    text = page.read_text(encoding="utf-8")
+    found = pages.blocks(page)
+    assert {block.language for block in found} <= set(pages.RUN)
+    # Whatever opens a fence in another way, with tildes or by four spaces, would not be run.
+    assert len(re.findall(r"^ *(?:```|~~~)", text, re.M)) == 2 * len(found)
+    assert not re.search(r"^\n {4}(>>> |\$ |import |from |cnnlive )", text, re.M)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_shown_output_is_real(page):
-    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
-        command, _, shown = block.partition("\n")
-        assert command.startswith("$ cnnlive ")
-        assert shown == run(command.removeprefix("$ cnnlive "))
+def test_what_cannot_be_run_says_why():
+    reasons = {f"{name_of(b.page)}: {b.not_run}" for page in PAGES for b in pages.blocks(page) if b.not_run}
+    assert reasons == NOT_RUN
 
 
-def test_the_commands_of_the_readme_exist(beside_a_model):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^cnnlive (.*?)(?:  +#.*)?$", text, re.M)
-    assert len(lines) >= len(cli.main.commands)
-    for line in lines:
-        if beside_a_model or not re.search(r"model\.(onnx|tflite)", line):
-            run(line)
+# Fences that the tests do not run, by page and reason.
+NOT_RUN = set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+# What is wrong -> a fence, and words of the error.
+WRONG = {
+    "value": ("```pycon\n>>> 1 + 1\n3\n```\n", "Expected:\n    3\nGot:\n    2"),
+    "name": ("```python\nx = 1\n```\n\n```pycon\n>>> x\n1\n>>> y\n```\n", "NameError: name 'y' is not defined"),
+    "python": ("```python\n\n1 / 0\n```\n", "ZeroDivisionError"),
+    "output": ("```console\n$ cnnlive zoo alexnet\nnothing\n```\n", "but it prints"),
+    "exit code": ("```console\n$ cnnlive inference alexnett\nx\n```\n", "exit code 2; 0 is allowed"),
+    "other exit code": ("```console\n$ cnnlive zoo alexnett\n$ echo $?\n0\n```\n", "unknown network 'alexnett'"),
+    "program": ("```console\n$ rm -r x\n```\n", "allowed are cnnlive, cat"),
+    "option": ("```sh\ncnnlive zoo --no-such-option  # words\n```\n", "No such option '--no-such-option'"),
+    "target": ("```sh\nmake nothing\n```\n", "make nothing: neither"),
+    "extra": ("```sh\npip install 'cnnlive[nothing]'\n```\n", "neither"),
+    "script": ("```sh\npython tools/nothing.py\n```\n", "neither"),
+    "toml": ("```toml\na =\n```\n", "TOMLDecodeError"),
+    "json": ("```json\n{\n```\n", "JSONDecodeError"),
+    "csv": ("```csv\na,b\n1\n```\n", "lines of [1, 2] values"),
+    "hidden": ("```text\n$ cnnlive zoo\n```\n", "belongs in a block that is run"),
+    "language": ("```rust\n```\n", "allowed are pycon, python"),
+}
+
+
+@pytest.fixture
+def write_page(tmp_path, monkeypatch):
+    """Return a function that writes a page into a repository of its own, which is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+
+    def write(text):
+        page = tmp_path / "page.md"
+        page.write_text(f"# Page\n\n{text}", encoding="utf-8")
+        return page
+
+    return write
+
+
+def run_page(page):
+    names = {}
+    for block in pages.blocks(page):
+        pages.run_block(block, names)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_in_a_fence_is_found(what, write_page):
+    text, words = WRONG[what]
+    page = write_page(text)
+    with pytest.raises(pages.PageError, match=re.escape(words)):
+        run_page(page)
+
+
+def test_what_cpp_gets_wrong_is_found_where_there_is_a_compiler(write_page):
+    if pages.shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    run_page(write_page("<!-- given\nint f();\n-->\n```cpp\nint x = f();\n```\n"))
+    page = write_page("```cpp\nint x = f();\n```\n")
+    with pytest.raises(pages.PageError, match="error"):
+        run_page(page)
+
+
+DIRECTED = """
+<!-- needs: json -->
+
+<!-- file: a.csv -->
+```csv
+a,b
+```
+- In a list:
+
+  <!-- given
+  a = 1
+  -->
+  ```pycon
+  >>> from pathlib import Path
+  >>> a, Path("a.csv").read_text()
+  (1, 'a,b\\n')
+  ```
+<!-- needs: no_such_module -->
+```python
+1 / 0
+```
+<!-- not run: it takes a day -->
+```sh
+false
+```
+```console
+$ cnnlive zoo alexnet | head -1
+$ cnnlive zoo x
+$ echo $?
+9
+```
+"""
+
+
+def test_comments_direct_how_a_fence_is_run(write_page, tmp_path):
+    page = write_page(DIRECTED)
+    names = {}
+    found = pages.blocks(page)
+    assert [block.needs for block in found] == [["json"], ["json"], ["json", "no_such_module"], ["json"], ["json"]]
+    for block in found[:2]:
+        pages.run_block(block, names)
+    for block, why in zip(found[2:4], ("no module no_such_module", "it takes a day"), strict=True):
+        with pytest.raises(pages.Skipped, match=why):
+            pages.run_block(block, names)
+    shown = pages.rewritten(page, tmp_path)
+    assert re.search(r"\$ cnnlive zoo alexnet .*\n.+\n\$ cnnlive zoo x\n.*unknown.*\n\$ echo \$\?\n2\n```\n$", shown)
+    page.write_text(shown, encoding="utf-8")
+    pages.run_block(pages.blocks(page)[-1], names)
+
+
+def test_the_readme_shows_every_command():
+    shown = set(re.findall(r"^(?:\$ )?cnnlive ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M))
+    assert shown == set(cli.main.commands)
+
+
+def anchors(page):
+    """Return the anchors that a code host and the site give the headings of a page."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = Counter()
+    slugs = set()
+    for heading in re.findall(r"^#{1,6} +(.*?) *$", text, re.M):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        slugs.add(f"{slug}-{found[slug]}" if found[slug] else slug)
+        found[slug] += 1
+    return slugs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        assert target.startswith("http") or (page.parent / target).exists(), target
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target, _, anchor in re.findall(r"\]\(([^)#\s]*)(#([^)\s]+))?\)", text):
+        if re.match(r"https?:", target):
+            continue
+        file = (page.parent / target) if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
 
 
 def test_the_readme_names_targets_that_the_makefile_has():
@@ -269,3 +401,40 @@ def test_the_demo_prints_the_founding_figures(capsys):
     text = capsys.readouterr().out
     for words in ("vgg16", "579,120,288", "579,722,400", "4,540,375,812", "light_densenet121.onnx", "too low"):
         assert words in text
+
+
+# ---------------------------------------------------------------------------------- the site
+
+MODULES = ("nas", "nas.adapters", "nas.spaces", "ops", "torch", "verify", "errors", "zoo")
+OBJECT = re.compile(r"^\.\. (?:auto(?:function|class|exception)|py:data):: (\S+)", re.M)
+
+
+def listed():
+    """Return the names that the pages of the reference show."""
+    texts = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs/reference").glob("*.rst"))]
+    return [name for text in texts for name in OBJECT.findall(text)]
+
+
+def test_the_reference_has_every_public_name_once():
+    pytest.importorskip("torch")
+    expected = {f"cnnlive.{name}" for name in cnnlive.__all__ if not hasattr(getattr(cnnlive, name), "__path__")}
+    for name in MODULES:
+        module = importlib.import_module(f"cnnlive.{name}")
+        public = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+        expected |= {f"cnnlive.{name}.{n}" for n in public}
+    modules = {f"cnnlive.{name}" for name in MODULES}
+    expected -= modules | {"cnnlive.errors.CnnliveError"}  # the last is cnnlive.CnnliveError
+    names = Counter(listed())
+    assert {name for name, times in names.items() if times > 1} == set()
+    assert expected - set(names) == set()
+
+
+def test_the_reference_shows_only_what_is_there():
+    for name in listed():
+        parts = name.split(".")
+        for i in range(len(parts) - 1, 0, -1):
+            if importlib.util.find_spec(".".join(parts[:i])) is not None:
+                found = sys.modules.get(".".join(parts[:i])) or importlib.import_module(".".join(parts[:i]))
+                break
+        for part in parts[i:]:
+            found = getattr(found, part)

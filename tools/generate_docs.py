@@ -7,17 +7,20 @@ optimizers in docs/training.md, each between two comments. What commands print i
 from __future__ import annotations
 
 import re
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from click.testing import CliRunner
-
 import cnnlive
-from cnnlive import cli
 from cnnlive.report.operators import operators_markdown
 from cnnlive.report.optimizers import optimizers_markdown
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import pages
+
+ROOT = pages.ROOT
 PAGES: dict[str, Callable[[], str]] = {"docs/operators.md": operators_markdown}
 
 
@@ -54,18 +57,6 @@ def section(text: str, name: str) -> re.Match[str]:
     return found
 
 
-def printed(page: str) -> str:
-    """Return a page with what its commands print under each of them."""
-
-    def block(found: re.Match[str]) -> str:
-        command = found[1]
-        result = CliRunner().invoke(cli.main, command.removeprefix("$ cnnlive ").split(), catch_exceptions=False)
-        assert result.exit_code == 0, f"{command}: {result.output}"
-        return f"```console\n{command}\n{result.stdout}```"
-
-    return re.sub(r"^```console\n(\$ cnnlive .*)\n(?:.*\n)*?```", block, page, flags=re.M)
-
-
 def main() -> None:
     for name, text in PAGES.items():
         (ROOT / name).write_text(text(), encoding="utf-8")
@@ -75,10 +66,12 @@ def main() -> None:
         found = section(page, part)
         (ROOT / name).write_text(page[: found.start()] + text() + page[found.end() :], encoding="utf-8")
         print(f"wrote the section {part} of {name}")
-    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]):
-        page = path.read_text(encoding="utf-8")
-        if printed(page) != page:
-            path.write_text(printed(page), encoding="utf-8")
+    for path in pages.pages():
+        with tempfile.TemporaryDirectory() as folder:
+            pages.put_models(Path(folder))
+            text = pages.rewritten(path, Path(folder))
+        if text != path.read_text(encoding="utf-8"):
+            path.write_text(text, encoding="utf-8")
             print(f"wrote what commands print in {path.relative_to(ROOT)}")
 
 
