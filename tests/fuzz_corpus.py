@@ -6,7 +6,9 @@ of its shapes, and what is written of it is read back as the same.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import io
 import json
 import math
@@ -23,14 +25,16 @@ import numpy as np
 
 import cnnlive
 from cnnlive._types import ITEMSIZE
-from cnnlive.errors import CnnliveError, ReadError
+from cnnlive.errors import BudgetError, CnnliveError, ReadError
 from cnnlive.io._onnx_fold import FOLDS
 from cnnlive.io._onnx_ops import RULES
 from cnnlive.io.buffers import read_buffers, write_buffers
 from cnnlive.plan.checkpoint import CheckpointPlan
 from cnnlive.plan.costs import read_costs
 from cnnlive.plan.steps import step_graph
+from cnnlive.plan.wraps import WrapPlan, plan_wraps
 from cnnlive.verify import VerificationError, check_arena, check_inference
+from cnnlive.verify_remat import check_remat
 
 CPU_SECONDS = 4.0  # for one file; a sound one takes some milliseconds
 MEMORY = 512 * 2**20  # beyond what the process has when the first file is read
@@ -431,12 +435,95 @@ def checkpoint_seeds() -> list[bytes]:
     return [json.dumps(p.to_dict(), indent=1).encode() for p in plans]
 
 
-def read_checkpoints(data: bytes) -> Any:
+def plain_data(data: bytes) -> Any:
+    """Return what a JSON file holds: the readers below take that."""
     try:
-        plain = json.loads(read_text(data))
+        return json.loads(read_text(data))
     except (ValueError, RecursionError) as error:
         raise ReadError(f"no JSON: {error}") from None
-    return CheckpointPlan.from_dict(plain, small_net())
+
+
+def read_checkpoints(data: bytes) -> Any:
+    return CheckpointPlan.from_dict(plain_data(data), small_net())
+
+
+# ---------------------------------------------------------------------------------- recomputation
+
+
+@functools.cache
+def problem_seeds() -> list[bytes]:
+    """Return a step's problem, and a small one with views, overwritten values, scratch and what a frame holds."""
+    plan = cnnlive.plan_checkpoints(small_net(), batch=2, budget="1GiB", optimizer="sgd")
+    small = cnnlive.RematProblem.of(
+        cost=[4, 0, 1, 2, 1, 3, 5, 8], nbytes=[[100, 7], [100], [100], [50], [4], [50], [100], [100]], loss=4,
+        edges=[(0, 0, 1), (1, 0, 2), (2, 0, 3), (0, 1, 3), (3, 0, 4), (3, 0, 5), (4, 0, 5), (5, 0, 6), (2, 0, 6),
+               (6, 0, 7)],
+        views={1: 0}, overwrites={2: 1}, scratch=[9, 0, 0, 3, 0, 0, 7, 0], fixed_bytes=1000, outlives=[7],
+        held={(0, 1): 3}, may_rerun=[True, True, True, False, True, False, False, False], name="small",
+    )  # fmt: skip
+    return [json.dumps(p.to_dict()).encode() for p in (plan.step.problem, small)]
+
+
+def read_problem(data: bytes) -> Any:
+    return cnnlive.RematProblem.from_dict(plain_data(data))
+
+
+def check_problem(problem: Any) -> None:
+    text = json.dumps(problem.to_dict())
+    assert json.dumps(cnnlive.RematProblem.from_dict(json.loads(text)).to_dict()) == text
+    assert 0 <= problem.peak_bytes < 2**61
+    plan = cnnlive.plan_remat(problem, budget=problem.peak_bytes)
+    assert plan.cost == problem.plain_cost, "what fits as it is runs nothing again"
+    plans = [plan]
+    with contextlib.suppress(BudgetError):
+        plans.append(cnnlive.plan_remat(problem, budget=problem.peak_bytes * 9 // 10))
+    for plan in plans:
+        try:
+            check_remat(plan)
+        except CnnliveError as error:
+            raise AssertionError(f"the plan is wrong: {error}") from error
+
+
+def chain_seeds() -> list[bytes]:
+    plain = {"forward_cost": [1, 2.5, 1], "backward_cost": [2, 2, 2], "activation_bytes": [8, 8, 4, 0],
+             "saved_bytes": [16, 12, 0]}  # fmt: skip
+    more = {
+        **plain, "input_cost": [0, 1, 0.5], "forward_temp": 3, "backward_temp": [1, -2, 0],
+        "gradient_bytes": [0, 8, 4, 0], "options": [[[1, 8, 4]], [], [[0.5, 2, 0], [1.5, 0, 1]]],
+        "ids": ["conv1", "conv2", "loss"], "name": "three",
+    }  # fmt: skip
+    return [json.dumps(c).encode() for c in (plain, more)]
+
+
+def read_chain(data: bytes) -> Any:
+    plain = plain_data(data)
+    known = ("forward_cost", "backward_cost", "activation_bytes", "saved_bytes", "input_cost", "forward_temp",
+             "backward_temp", "options", "gradient_bytes", "ids", "name")  # fmt: skip
+    if not isinstance(plain, dict) or not set(known[:4]) <= set(plain) <= set(known):
+        raise ReadError("no arguments of a chain")
+    return cnnlive.Chain.of(**plain)
+
+
+def check_chain(chain: Any) -> None:
+    found = cnnlive.chain_frontier(chain)
+    peaks = found.peak_bytes.tolist()
+    assert peaks == sorted(peaks), "peaks do not rise"
+    assert 0 <= peaks[0] <= peaks[-1] <= chain.keep_all_bytes < 2**62
+    assert 0 <= found.overhead.min() <= found.overhead.max() < math.inf
+    assert found.plan(peaks[-1]).peak_bytes == peaks[-1]
+
+
+@functools.cache
+def wrap_seeds() -> list[bytes]:
+    plan = cnnlive.plan_checkpoints(small_net(), batch=2, budget="1GiB", optimizer="sgd")
+    found = [plan_wraps(plan.step, plan.peak_bytes * 9 // 10, kind=kind) for kind in ("modules", "policy")]
+    return [json.dumps(p.to_dict()).encode() for p in found]
+
+
+def check_wraps(plan: Any) -> None:
+    text = json.dumps(plan.to_dict())
+    assert json.dumps(WrapPlan.from_dict(json.loads(text)).to_dict()) == text
+    assert isinstance(repr(plan) + str(plan), str)
 
 
 READERS: dict[str, Reader] = {}
@@ -445,6 +532,9 @@ for _reader in (
     Reader("buffers", buffers_seeds, read_buffers_csv, check_buffers, (edit_cells,)),
     Reader("costs", costs_seeds, read_costs_text, check_costs, (edit_cells, edit_json, repeat_json, nest_json)),
     Reader("checkpoints", checkpoint_seeds, read_checkpoints, check_checkpoints, (edit_json,)),
+    Reader("problems", problem_seeds, read_problem, check_problem, (edit_json,)),
+    Reader("chains", chain_seeds, read_chain, check_chain, (edit_json,)),
+    Reader("wraps", wrap_seeds, lambda data: WrapPlan.from_dict(plain_data(data)), check_wraps, (edit_json,)),
 ):
     READERS[_reader.name] = _reader
 

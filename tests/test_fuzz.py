@@ -268,11 +268,11 @@ def test_a_file_whose_name_is_no_text_is_read(tmp_path):
 WRONG_PLANS = {
     "no table": (lambda d: [1], "data is a list"),
     "budget": (lambda d: {**d, "budget": d["peak_bytes"] - 1}, "is below the plan's peak_bytes"),
-    "cost": (lambda d: {**d, "cost": "1"}, "cost='1'; allowed"),
-    "method": (lambda d: {**d, "method": ["search"]}, r"method=\['search'\]; allowed"),
+    "cost": (lambda d: {**d, "cost": "1"}, "cost='1' in a checkpoint plan's data; allowed"),
+    "method": (lambda d: {**d, "method": ["search"]}, r"method=\['search'\] in .*; allowed: 'search', 'chain'"),
     "options": (lambda d: {**d, "options": 7}, "options=7; allowed: a table"),
     "random": (lambda d: {**d, "recompute_random": 1}, "recompute_random=1; allowed: True or False"),
-    "states": (lambda d: {**d, "states": [[0], 0]}, "states are not all integers"),
+    "states": (lambda d: {**d, "states": [[0], 0]}, "allowed: a list of integers"),
     "fewer states": (lambda d: {**d, "states": d["states"][1:]}, "states are not those of small"),
     "nothing": (lambda d: {k: v for k, v in d.items() if k != "states"}, "lacks 'states'"),
 }

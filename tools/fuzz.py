@@ -28,8 +28,12 @@ READING = (
     "cnnlive.io",
     "cnnlive.graph",
     "cnnlive.ops",
-    "cnnlive.plan.costs",
+    "cnnlive.plan._plain",
+    "cnnlive.plan.chain",
     "cnnlive.plan.checkpoint",
+    "cnnlive.plan.costs",
+    "cnnlive.plan.remat",
+    "cnnlive.plan.wraps",
     "cnnlive.buffers",
 )
 

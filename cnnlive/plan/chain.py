@@ -15,6 +15,7 @@ from cnnlive._kernels import remat_chain as kernels
 from cnnlive._types import F64, I32, I64, Columns, Result, column
 from cnnlive.errors import BudgetError, RematError
 from cnnlive.plan._budgets import knee_of
+from cnnlive.plan._plain import array_of, shown
 from cnnlive.units import format_bytes
 
 __all__ = ["BASELINES", "Chain", "ChainFrontier", "ChainPlan", "chain_baseline", "chain_frontier", "plan_chain"]
@@ -154,6 +155,10 @@ class Chain(Columns):
         n = len(forward)
         if not n:
             raise RematError("a chain has no stages; allowed: one or more")
+        if not isinstance(name, str):
+            raise RematError(f"name is {shown(name)}; allowed: a text")
+        if ids is not None and not isinstance(ids, Sequence | np.ndarray):
+            raise RematError(f"ids is {shown(ids)}; allowed: a list of names")
         names = tuple(map(str, range(n) if ids is None else ids))
         if len(names) != n:
             raise RematError(f"ids has {len(names)} entries and the chain {n} stages; allowed: one for each")
@@ -163,13 +168,16 @@ class Chain(Columns):
         grad = act if gradient_bytes is None else _integers(gradient_bytes, "gradient_bytes", n + 1)
         saved = _integers(saved_bytes, "saved_bytes", n)
         temp, back = (_integers(v, w, n) for v, w in ((forward_temp, "forward_temp"), (backward_temp, "backward_temp")))
-        rows = [[] for _ in range(n)] if options is None else list(options)
+        if options is not None and not isinstance(options, Sequence):
+            raise RematError(f"options is {shown(options)}; allowed: a list for each stage")
+        rows: list[Any] = [[] for _ in range(n)] if options is None else list(options)
         if len(rows) != n:
             raise RematError(f"options has {len(rows)} entries and the chain {n} stages; allowed: one list for each")
         for i, row in enumerate(rows):
-            if len(row) >= _MOST_OPTIONS or any(len(option) != 3 for option in row):
+            well = isinstance(row, list | tuple) and len(row) < _MOST_OPTIONS
+            if not well or not all(isinstance(option, list | tuple) and len(option) == 3 for option in row):
                 raise RematError(
-                    f"stage {names[i]} has the options {list(row)}; allowed: up to {_MOST_OPTIONS - 1}, each a cost, "
+                    f"stage {names[i]} has the options {shown(row)}; allowed: up to {_MOST_OPTIONS - 1}, each a cost, "
                     "saved bytes and temporary bytes"
                 )
         ptr = np.cumsum([0, *[1 + len(row) for row in rows]])
@@ -801,20 +809,18 @@ def _unfold(coarse: _Coarse, chain: Chain, plan_ptr: I64, nodes: I32) -> _Pool:
 
 
 def _costs(values: Any, what: str, n: int | None = None) -> F64:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iuf":
-        raise RematError(f"{what} is {array.ndim}-dimensional of {array.dtype}; allowed: a list of numbers")
+    array = array_of(values, what, "iuf", "numbers")
+    if array.ndim != 1:
+        raise RematError(f"{what} is {shown(values)}; allowed: a list of numbers")
     if n is not None and len(array) != n:
         raise RematError(f"{what} has {len(array)} entries; allowed: {n}, one for each stage")
     return array.astype(np.float64)
 
 
 def _integers(values: Any, what: str, n: int) -> I64:
-    array = np.asarray(values)
+    array = array_of(values, what, "iu", "integers")
     if array.ndim == 0:
         array = np.full(n, array)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise RematError(f"{what} is {array.ndim}-dimensional of {array.dtype}; allowed: a list of integers")
     if len(array) != n:
         raise RematError(f"{what} has {len(array)} entries; allowed: {n}")
     if array.dtype.kind == "u" and int(array.max()) >= _LIMIT:

@@ -14,6 +14,7 @@ from cnnlive._types import I64, Result, column
 from cnnlive.errors import BudgetError, GraphError, RematError
 from cnnlive.graph import Graph
 from cnnlive.lowered import Lowered
+from cnnlive.plan._plain import INTEGERS, checked
 from cnnlive.plan.costs import Costs, read_cost_model
 from cnnlive.plan.optimizers import Optimizer
 from cnnlive.plan.remat import Effort, Frontier, Progress, RematPlan, _bounds, _Evaluator, plan_remat, remat_frontier
@@ -543,25 +544,15 @@ class CheckpointFrontier(Result):
         )
 
 
-_NEEDED: Final[Mapping[str, Any]] = MappingProxyType({
-    "batch": int, "budget": int, "peak_bytes": int, "cost": int, "lower_bound": int, "states": list | tuple,
+_FORMS: Final[Mapping[str, Any]] = MappingProxyType({
+    "batch": int, "budget": int, "peak_bytes": int, "cost": int, "lower_bound": int, "states": INTEGERS,
     "method": METHODS, "effort": str, "costs": str | Mapping,
 })  # fmt: skip
 
 
 def _checked(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Check the form of a plan's data."""
-    if not isinstance(data, Mapping):
-        raise RematError(f"a checkpoint plan's data is a {type(data).__name__}; allowed: what to_dict returns")
-    for key, allowed in _NEEDED.items():
-        if key not in data:
-            raise RematError(f"a checkpoint plan's data lacks {key!r}")
-        value = data[key]
-        if isinstance(allowed, tuple):
-            if value not in allowed:
-                raise RematError(f"{key}={value!r}; allowed: {', '.join(map(repr, allowed))}")
-        elif not isinstance(value, allowed) or isinstance(value, bool):
-            raise RematError(f"{key}={value!r}; allowed: what to_dict returns")
+    checked(data, "a checkpoint plan", _FORMS)
     options, again = data.get("options", {}), data.get("recompute_random", False)
     if not isinstance(options, Mapping) or not all(isinstance(k, str) for k in options):
         raise RematError(f"options={options!r}; allowed: a table of options of plan_training")
@@ -569,8 +560,6 @@ def _checked(data: Mapping[str, Any]) -> Mapping[str, Any]:
         raise RematError(f"recompute_random={again!r}; allowed: True or False")
     if not data["peak_bytes"] <= data["budget"]:
         raise RematError(f"budget={data['budget']:,} is below the plan's peak_bytes={data['peak_bytes']:,}")
-    if not all(type(state) is int for state in data["states"]):
-        raise RematError("the plan's states are not all integers")
     return data
 
 

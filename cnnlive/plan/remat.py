@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from cnnlive._kernels import remat as _k
 from cnnlive._types import I64, Columns, Result, column, csr, frozen
 from cnnlive.errors import BudgetError, RematError
 from cnnlive.plan._budgets import budgets_of, check_points, knee_of
+from cnnlive.plan._plain import INTEGERS, TEXTS, array_of, checked, shown
 from cnnlive.units import format_bytes
 
 __all__ = ["Frontier", "RematPlan", "RematProblem", "plan_remat", "remat_frontier"]
@@ -324,17 +326,20 @@ class RematProblem(Columns):
         RematError
             If something is missing or not well formed.
         """
-        missing = [key for key in ("names", "loss", "fixed_bytes", *_COLUMNS) if key not in data and key != "held"]
-        if missing:
-            raise RematError(f"a problem's data lacks {missing[0]!r}")
-        ptr = np.asarray(data["out_ptr"], np.int64)
-        inputs = np.asarray(data["in_ptr"], np.int64)
+        checked(data, "a problem", _FORMS)
+        checked({"name": "", "held": [], **data}, "a problem", {"name": str, "held": INTEGERS})
+        ptr, inputs = (np.asarray(data[key], np.int64) for key in ("out_ptr", "in_ptr"))
         n = len(data["names"])
         for what, p, size in (("out_ptr", ptr, len(data["nbytes"])), ("in_ptr", inputs, len(data["in_idx"]))):
             if len(p) != n + 1 or p[0] != 0 or p[-1] != size or (np.diff(p) < 0).any():
                 raise RematError(f"{what} does not run from 0 up to {size} in {n + 1} entries")
         where = [(i, k) for i in range(n) for k in range(int(ptr[i + 1] - ptr[i]))]
-        strange = [v for v in [*data["in_idx"], *data["share"]] if not -1 <= v < len(where)]
+        for what in ("share", "overwrites", "outlives"):
+            if len(data[what]) != len(where):
+                raise RematError(f"{what} has {len(data[what])} entries; allowed: {len(where)}, one for each value")
+        strange = [
+            v for least, what in ((0, "in_idx"), (-1, "share")) for v in data[what] if not least <= v < len(where)
+        ]
         if strange:
             raise RematError(f"a problem's data names value {strange[0]}; allowed: 0 to {len(where) - 1}")
         edges = [(*where[v], i) for i in range(n) for v in data["in_idx"][inputs[i] : inputs[i + 1]]]
@@ -356,12 +361,15 @@ class RematProblem(Columns):
 
 _COLUMNS: Final = ("cost", "scratch", "may_rerun", "out_ptr", "nbytes", "in_ptr", "in_idx", "share", "overwrites",
                    "outlives", "held")  # fmt: skip
+_FORMS: Final[Mapping[str, Any]] = MappingProxyType(
+    {"names": TEXTS, "loss": int, "fixed_bytes": int, **dict.fromkeys(_COLUMNS[:-1], INTEGERS)}
+)
 
 
 def _integers(values: ArrayLike, what: str, n: int | None) -> I64:
-    array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise RematError(f"{what} is {array.ndim}-dimensional of {array.dtype}; allowed: a list of integers")
+    array = array_of(values, what, "iu", "integers")
+    if array.ndim != 1:
+        raise RematError(f"{what} is {shown(values)}; allowed: a list of integers")
     if n is not None and len(array) != n:
         raise RematError(f"{what} has {len(array)} entries and cost {n}; allowed: one for each node")
     return array.astype(np.int64)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from cnnlive.errors import RematError, close_names
 from cnnlive.lowered import Lowered
 from cnnlive.ops import operator
 from cnnlive.plan._budgets import knee_of
+from cnnlive.plan._plain import INTEGERS, TEXTS, checked
 from cnnlive.plan.steps import FORWARD, StepGraph
 from cnnlive.plan.training import TrainingPlan
 from cnnlive.tape import Tape
@@ -52,6 +54,12 @@ class Region:
     module: str
     saved: tuple[str, ...] = ()
     random: bool = False
+
+
+_FORMS: Final[Mapping[str, Any]] = MappingProxyType({
+    "name": str, "kind": KINDS, "budget": int | None, "fits": bool, "peak_bytes": int, "least_bytes": int,
+    "keep_bytes": int, "cost": int, "plain_cost": int, "regions": list | tuple, "timeline": INTEGERS, "warnings": TEXTS,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -120,13 +128,15 @@ class WrapPlan(Result):
         Raises
         ------
         RematError
-            If something is missing; the message names it.
+            If something is missing or of another form; the message names it.
         """
-        for key in ("name", "kind", "budget", "fits", "peak_bytes", "least_bytes", "keep_bytes", "cost", "plain_cost",
-                    "regions", "timeline", "warnings"):  # fmt: skip
-            if key not in data:
-                raise RematError(f"a plan's data lacks {key!r}")
-        regions = tuple(Region(r["module"], tuple(r["saved"]), bool(r.get("random"))) for r in data["regions"])
+        checked(data, "a plan", _FORMS)
+        found = []
+        for r in data["regions"]:
+            checked(r, "a region", {"module": str, "saved": TEXTS})
+            checked({"random": False, **r}, "a region", {"random": bool})
+            found.append(Region(r["module"], tuple(r["saved"]), r.get("random", False)))
+        regions = tuple(found)
         return cls(data["name"], data["kind"], data["budget"], data["fits"], data["peak_bytes"], data["least_bytes"],
                    data["keep_bytes"], data["cost"], data["plain_cost"], regions, column(data["timeline"]),
                    tuple(data["warnings"]))  # fmt: skip
