@@ -12,7 +12,8 @@ import pytest
 from command_line import answer, complaint, run
 
 import cnnlive
-from cnnlive.cli import _inference, _lists, _options
+from cnnlive import cli
+from cnnlive.cli import _inference, _options
 from cnnlive.report.text import shape_text, sparkline
 
 ESCAPE = "\x1b["
@@ -324,7 +325,7 @@ def test_the_training_report_fits_one_screen():
 
 
 def test_the_largest_batch_fits_and_the_next_does_not():
-    data = answer("fit", "resnet50", "--budget", "24GiB", "--optimizer", "sgd", "--momentum", 0.9)
+    data = answer("fit", "resnet50", "--budget", "24GiB", "--optimizer", "sgd", "--momentum", 0.9, "--no-checkpoints")
     largest = cnnlive.largest_batch(
         cnnlive.zoo.load("resnet50"), budget="24GiB", optimizer="sgd", momentum=0.9
     )  # fmt: skip
@@ -332,7 +333,9 @@ def test_the_largest_batch_fits_and_the_next_does_not():
     assert [(row["batch"], row["fits"]) for row in data["batches"]] == [(largest, True), (largest + 1, False)]
     for row in data["batches"]:
         assert row["needed_bytes"] == row["plan"]["peak_bytes"] == row["budget_bytes"] - row["free_bytes"]
-    text = run("fit", "resnet50", "--budget", "24GiB", "--optimizer", "sgd", "--momentum", 0.9).stdout
+    text = run(
+        "fit", "resnet50", "--budget", "24GiB", "--optimizer", "sgd", "--momentum", 0.9, "--no-checkpoints"
+    ).stdout
     assert f"largest batch that fits: {largest}\n" in text
     assert f"batch {largest + 1} peaks in backward at " in text
     assert "one image more takes " in text
@@ -480,7 +483,7 @@ def test_the_zoo_says_what_a_network_takes():
 @pytest.mark.parametrize("net", cnnlive.zoo.names())
 def test_what_the_zoo_shows_of_arguments_can_be_typed(net):
     defaults = cnnlive.zoo.arguments(net)
-    assert _options.read_settings([f"{key}={_lists.as_typed(value)}" for key, value in defaults.items()]) == defaults
+    assert _options.read_settings([f"{key}={_options.as_typed(value)}" for key, value in defaults.items()]) == defaults
 
 
 def test_operators_are_listed():
@@ -588,7 +591,10 @@ def test_the_version_is_that_of_the_package():
         (["operators", "conv"], "did you mean"),
         (["vgg16"], "'cnnlive inference vgg16'"),
         (["model.onnx"], "'cnnlive inference model.onnx'"),
-        (["guess"], "No such command"),
+        (["guess"], "no command 'guess' (`cnnlive --help` lists them)"),
+        (["tranning"], "no command 'tranning'; did you mean training?"),
+        (["training", "vgg16", "--bacth", "3"], "--batch"),
+        (["fit", "vgg16", "--budget", "1GiB", "--quiet"], "--quiet leaves no answer here; allowed: with --check"),
         (["--fast"], "No such option"),
     ],
 )
@@ -754,10 +760,17 @@ def test_why_something_is_alive_is_said():
 
 def test_commands_are_listed_as_people_meet_them():
     text = run("--help").stdout
-    assert re.findall(r"^  (\w+) +[A-Z]", text, re.M)[-13:] == [
-        "inference", "training", "fit", "checkpoint", "frontier", "order", "arena", "compare", "ops", "zoo",
-        "operators", "optimizers", "profiles",
-    ]  # fmt: skip
+    sections = re.findall(r"^(What .*):\n((?:  \S.*\n| {10,}\S.*\n)+)", text, re.M)
+    assert {head: re.findall(r"^  (\S+)", rows, re.M) for head, rows in sections} == {
+        "What it takes": ["inference", "training", "fit", "ops"],
+        "What to do about it": ["checkpoint", "frontier", "order", "arena", "compare"],
+        "What there is": ["zoo", "operators", "optimizers", "profiles"],
+    }
+    listed = [name for names in cli.main.sections.values() for name in names]
+    assert sorted(listed) == sorted(cli.main.commands)
+    assert all(f"  {name} " in text for name in listed)
+    for words in ("Examples:", "Exit codes:", "  cnnlive fit resnet50 --budget 24GiB ", "  141  "):
+        assert words in text
     assert "cnnlive inference mobilenet_v2 --dtype int8 --fuse\n" in run("inference", "--help").stdout
 
 

@@ -5,15 +5,13 @@ import csv
 import io
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 from command_line import answer, complaint, run
-from rich.console import Console
 
 import cnnlive
-from cnnlive.cli import _checkpoint
+from cnnlive.cli import _checkpoint, _training
 from cnnlive.plan.checkpoint import METHODS, CheckpointPlan, checkpoint_frontier, plan_checkpoints
 from cnnlive.plan.remat import RematProblem, plan_remat, remat_frontier
 from cnnlive.report.checkpoint import (
@@ -556,7 +554,7 @@ def test_a_graph_is_no_problem(tmp_path):
 
 def test_the_largest_batch_with_checkpoints_stands_beside_that_without():
     how = ["fit", "squeezenet1_1", "--budget", "1GiB", "--optimizer", "sgd"]
-    data = answer(*how, "--checkpoints")
+    data = answer(*how)
     rows = data["checkpoints"]
     assert [row["max_overhead"] for row in rows] == [0.1, 0.2, 0.3]
     sizes = [data["largest_batch"], *(row["largest_batch"] for row in rows)]
@@ -565,12 +563,33 @@ def test_the_largest_batch_with_checkpoints_stands_beside_that_without():
     net = cnnlive.zoo.load("squeezenet1_1", train=True)
     expected = cnnlive.largest_batch(net, budget="1GiB", checkpoints=True, max_overhead=0.1, optimizer="sgd")
     assert sizes[1] == expected
-    assert answer(*how)["checkpoints"] == []
-    text = run(*how, "--checkpoints").stdout
+    text = run(*how).stdout
     for size in sizes:
         assert re.search(rf" {size:,}( |$)", text[text.index("with checkpoints") :], re.M)
     even = answer(*how, "--checkpoints", "--multiple-of", 8)["checkpoints"]
     assert all(row["largest_batch"] % 8 == 0 for row in even)
+
+
+def test_checkpoints_are_looked_for_where_they_have_a_meaning_and_are_quick(monkeypatch):
+    asked = []
+
+    def largest_batch(*_net, checkpoints=False, **how):
+        asked.append(how["max_overhead"] if checkpoints else None)
+        return 3
+
+    monkeypatch.setattr("cnnlive.plan.batchsize.largest_batch", largest_batch)
+    small = ["fit", "squeezenet1_1", "--budget", "1GiB"]
+    for more, with_checkpoints in (
+        ([], True), (["--no-checkpoints"], False), (["--check"], False), (["--inference"], False),
+        (["--batch", 2], False), (["--allocator"], False), (["--check", "--checkpoints"], True),
+    ):  # fmt: skip
+        asked.clear()
+        run(*small, *more)
+        assert asked == [None] * ("--batch" not in more) + [0.1, 0.2, 0.3] * with_checkpoints, more
+    asked.clear()
+    text = run("fit", "densenet121", "--budget", "4GiB", "--optimizer", "sgd").stdout
+    assert asked == [None]
+    assert "Batches with checkpoints take a while for 432 ops: --checkpoints finds them." in text
 
 
 def test_a_budget_for_no_batch_at_all_has_none_with_checkpoints():
@@ -755,9 +774,7 @@ def test_there_are_colours_on_a_terminal_only(monkeypatch):
 def test_quiet_prints_nothing_and_answers_all_the_same(tmp_path, problem_file):
     for arguments, code in (
         (["checkpoint", *ASKED, "--out", tmp_path / "p.json"], 0),
-        (["checkpoint", *ASKED, "--json"], 0),
         (["checkpoint", NET, "--budget", "1MiB"], 1),
-        (["checkpoint", NET, "--budget", "1MiB", "--json"], 1),
         (["frontier", NET, "--points", 2, "--out", tmp_path / "f.csv"], 0),
         (["frontier", NET, "--budgets", "1MiB"], 1),
         (["checkpoint", problem_file, "--budget", 42], 0),
@@ -769,31 +786,8 @@ def test_quiet_prints_nothing_and_answers_all_the_same(tmp_path, problem_file):
     assert json.loads((tmp_path / "p.json").read_text())["budget"] == BUDGET
     assert (tmp_path / "f.csv").read_text().startswith("budget,")
     assert "is not an amount" in complaint("checkpoint", NET, "--budget", "much", "--quiet")
-
-
-def test_a_bar_appears_after_a_while_and_only_on_a_terminal(monkeypatch):
-    screen = io.StringIO()
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("rich.console.Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
-    with _checkpoint.progress_bar("a plan", quiet=False, after=60) as progress:
-        progress(0.5, "half of it")
-    assert screen.getvalue() == ""
-    with _checkpoint.progress_bar("a plan", quiet=False, after=0.0) as progress:
-        progress(0.25, "")
-        deadline = time.monotonic() + 20
-        while "a plan" not in screen.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        progress(0.5, "half of it")
-        while "half of it" not in screen.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert "a plan" in screen.getvalue()
-    assert "half of it" in screen.getvalue()
-    screen.truncate(0)
-    with _checkpoint.progress_bar("a plan", quiet=True) as progress:
-        assert progress is None
-    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    with _checkpoint.progress_bar("a plan", quiet=False) as progress:
-        assert progress is None
+    data = run("checkpoint", NET, "--budget", "1MiB", "--json", "--quiet")
+    assert (data.exit_code, json.loads(data.stdout)["status"]) == (1, "infeasible")
 
 
 @pytest.mark.parametrize("arguments", [["checkpoint", *ASKED, "--modules"], ["frontier", NET, "--points", 3],
@@ -803,10 +797,11 @@ def test_progress_changes_no_answer(arguments, monkeypatch):
     told = []
 
     @contextlib.contextmanager
-    def bar(words, quiet):
+    def bar(words):
         yield lambda share, what: told.append((share, what))
 
-    monkeypatch.setattr(_checkpoint, "progress_bar", bar)
+    for module in (_checkpoint, _training):
+        monkeypatch.setattr(module, "progress_bar", bar)
     assert run(*arguments).stdout == expected
     assert all(0 <= share <= 1 and isinstance(what, str) for share, what in told)
     assert told

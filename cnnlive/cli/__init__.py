@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import click
+
 from cnnlive.cli._checkpoint import checkpoint, frontier
+from cnnlive.cli._completion import completion
 from cnnlive.cli._group import main
 from cnnlive.cli._inference import inference, ops
 from cnnlive.cli._layout import arena, compare, order
@@ -13,20 +18,12 @@ from cnnlive.cli._training import fit, training
 __all__ = ["main"]
 
 # In the order in which people meet them.
-for _command in (
-    inference,
-    training,
-    fit,
-    checkpoint,
-    frontier,
-    order,
-    arena,
-    compare,
-    ops,
-    zoo,
-    operators,
-    optimizers,
-    profiles,
-    nasbench_memory,
-):
-    main.add_command(_command)
+_SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
+    "What it takes": (inference, training, fit, ops),
+    "What to do about it": (checkpoint, frontier, order, arena, compare),
+    "Tables": (nasbench_memory,),
+    "What there is": (zoo, operators, optimizers, profiles),
+    "Shell": (completion,),
+}
+for _heading, _commands in _SECTIONS.items():
+    main.add_section(_heading, *_commands)

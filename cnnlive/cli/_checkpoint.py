@@ -4,44 +4,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import functools
 import io
 import json
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cnnlive.cli._files import check_out, write_text
+from cnnlive.cli._answer import Screen, answer, output_options
+from cnnlive.cli._complete import METHODS, among, complete_file
+from cnnlive.cli._help import command, under
 from cnnlive.cli._nets import load_net
-from cnnlive.cli._options import json_option, json_text, source_options, training_options, with_options
+from cnnlive.cli._options import (
+    net_argument,
+    optimizer_options,
+    option_names,
+    refuse,
+    source_options,
+    step_options,
+    with_options,
+)
+from cnnlive.cli._progress import Told, progress_bar
 from cnnlive.cli._training import as_trained, training_arguments
 from cnnlive.errors import AttributeValueError, BudgetError, CnnliveError, ReadError, RematError
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from cnnlive.graph import Graph
     from cnnlive.plan.checkpoint import CheckpointFrontier, CheckpointPlan
     from cnnlive.plan.remat import Frontier, RematPlan, RematProblem
 
-__all__ = ["checkpoint", "frontier", "progress_bar"]
+    _Frontier: TypeAlias = CheckpointFrontier | Frontier
 
-_CHECKPOINT_EXAMPLES: Final = """\b
-Examples:
-  cnnlive checkpoint vgg16 --batch 64 --budget 5GiB
-  cnnlive checkpoint resnet50 --batch 64 --budget 3GiB --modules --policy
-  cnnlive checkpoint resnet50 --batch 64 --budget 3GiB --costs times.csv --out plan.json
-  cnnlive checkpoint resnet50 --read plan.json
-  cnnlive checkpoint measured.json --budget 5242880 --effort best"""
-_FRONTIER_EXAMPLES: Final = """\b
-Examples:
-  cnnlive frontier resnet50 --batch 64
-  cnnlive frontier vgg16 --batch 64 --points 40 --out vgg16.csv
-  cnnlive frontier densenet121 --batch 32 --budgets 2GiB,3GiB,4GiB --effort best
-  cnnlive frontier measured.json"""
+__all__ = ["checkpoint", "frontier", "read_problem"]
+
+_plan, _search, _report = under("Plan"), under("Search"), under("Report")
 _BUDGET_HELP: Final = "Most bytes at any instant of the step, as 8GiB; of a problem an integer in its unit."
 _BUDGETS_HELP: Final = "Budgets instead of evenly spaced ones; those that are too small are left out."
 _COSTS_HELP: Final = (
@@ -57,11 +58,10 @@ _POLICY_HELP: Final = "The same with modules in which the results of some ops ar
 _READ_HELP: Final = "Work a plan out anew that --out wrote, and print it instead of searching for one."
 _OUT_HELP: Final = "Write the plan: .json, which --read reads."
 _FRONTIER_OUT_HELP: Final = "Write it: .csv (a row per budget) or .json."
-_QUIET_HELP: Final = "Print nothing but errors: the exit code answers, and --out keeps the rest."
 _PROBLEM_KEYS: Final = ("in_ptr", "out_ptr", "loss")
-_AFTER: Final = 1.0  # seconds before a bar appears
 #: Exit codes of ``cnnlive checkpoint`` where there is no plan, as of ``cnnlive arena``.
 _CODES: Final = {"infeasible": 1, "unknown": 3}
+_EXITS: Final = {0: "there is a plan", 1: "proven: there is none", 3: "none was found, and nothing is proven"}
 # What is asked of a plan, which one that is read has been asked already.
 _OF_PLANS: Final = ("budget", "batch", "method", "effort", "exact", "time_limit", "costs", "recompute_random")
 
@@ -69,84 +69,32 @@ _OF_PLANS: Final = ("budget", "batch", "method", "effort", "exact", "time_limit"
 def _search_options() -> list[Callable[[Any], Any]]:
     """Return the options that say how a plan is found."""
     return [
-        click.option("--method", default="search", show_default=True, metavar="NAME", help=_METHOD_HELP),
-        click.option("--effort", default="default", show_default=True, metavar="default|best", help=_EFFORT_HELP),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the search."),
-        click.option("--time-limit", type=float, metavar="SECONDS", help="For the search.  [default: none]"),
-    ]
-
-
-def _step_options() -> list[Callable[[Any], Any]]:
-    """Return the options that say how a step runs; plans know nothing of an allocator."""
-    kept = []
-    for option in training_options():
-        parameter = getattr(option(lambda: None), "__click_params__")[0]  # noqa: B009 - click's, and untyped
-        if parameter.name not in ("allocator", "cuda_conf"):
-            kept.append(option)
-    return kept
+        _search(
+            "--method", default="search", show_default=True, metavar="NAME", help=_METHOD_HELP,
+            shell_complete=among(*METHODS),
+        ),
+        _search(
+            "--effort", default="default", show_default=True, metavar="default|best", help=_EFFORT_HELP,
+            shell_complete=among("default", "best"),
+        ),
+        _search("--seed", type=int, default=0, show_default=True, help="Of the search."),
+        _search("--time-limit", type=float, metavar="SECONDS", help="For the search.  [default: none]"),
+    ]  # fmt: skip
 
 
 def _net_options() -> list[Callable[[Any], Any]]:
     """Return the options that are for networks and not for problems."""
     return [
-        click.option("--batch", default=1, show_default=True, help="Images per forward pass."),
-        click.option("--costs", default="roofline", show_default=True, metavar="NAME|FILE", help=_COSTS_HELP),
-        click.option("--recompute-random", is_flag=True, help=_RANDOM_HELP),
-        *_step_options(),
+        _plan(
+            "--costs", default="roofline", show_default=True, metavar="NAME|FILE", help=_COSTS_HELP,
+            shell_complete=among("roofline", "flops", files=True),
+        ),
+        _plan("--recompute-random", is_flag=True, help=_RANDOM_HELP),
+        under("Step")("--batch", default=1, show_default=True, help="Images per forward pass."),
+        *step_options(),  # plans know nothing of an allocator
+        *optimizer_options(),
         *source_options("trained"),
-    ]
-
-
-def _names(options: Sequence[Callable[[Any], Any]]) -> set[str]:
-    return {p.name for option in options for p in getattr(option(lambda: None), "__click_params__", [])}
-
-
-def _refuse(names: Sequence[str] | set[str], words: str) -> None:
-    """Refuse options that were given and do not apply."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
-            raise AttributeValueError(f"{parameter.opts[-1]} {words}")
-
-
-@contextlib.contextmanager
-def progress_bar(words: str, quiet: bool, after: float = _AFTER) -> Iterator[Callable[[float, str], None] | None]:
-    """Show on a terminal how far something is, once it takes longer than a second.
-
-    Parameters
-    ----------
-    words : str
-        What is done.
-    quiet : bool
-        Show nothing.
-    after : float
-        Seconds before anything is shown.
-
-    Yields
-    ------
-    callable or None
-        To be called with the share done, 0 to 1, and what is going on. None: standard error is no terminal, or `quiet`.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task(words, total=None)
-    timer = threading.Timer(after, bar.start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield lambda share, what: bar.update(task, total=1.0, completed=share, description=what or words)
-    finally:
-        timer.cancel()
-        timer.join()
-        bar.stop()
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------- what is read
@@ -159,7 +107,7 @@ def _read_json(path: str, what: str) -> Any:
         raise ReadError(f"{path} is no {what}: {error}") from None
 
 
-def _read_problem(net: str) -> RematProblem | None:
+def read_problem(net: str) -> RematProblem | None:
     """Read a problem that was measured elsewhere; None where NET is a network."""
     if Path(net).suffix.lower() != ".json":
         return None
@@ -187,7 +135,7 @@ def _units(amount: str, option: str, net: str) -> int:
 
 
 def _no_net_options(net: str) -> None:
-    _refuse(_names(_net_options()), f"is for networks, and {net} is a problem of given costs and bytes")
+    refuse(option_names(_net_options()), f"is for networks, and {net} is a problem of given costs and bytes")
 
 
 def _read_plan(path: str, graph: Graph) -> CheckpointPlan:
@@ -210,94 +158,95 @@ def _read_plan(path: str, graph: Graph) -> CheckpointPlan:
 # ---------------------------------------------------------------------------------- checkpoint
 
 
-@click.command(short_help="What to recompute so that a training step fits a budget.", epilog=_CHECKPOINT_EXAMPLES)
+@command(
+    "What to recompute so that a training step fits a budget.",
+    examples=[
+        "checkpoint vgg16 --batch 64 --budget 5GiB",
+        "checkpoint resnet50 --batch 64 --budget 3GiB --modules --policy",
+        "checkpoint resnet50 --batch 64 --budget 3GiB --costs times.csv --out plan.json",
+        "checkpoint resnet50 --read plan.json",
+        "checkpoint measured.json --budget 5242880 --effort best",
+    ],
+    exits=_EXITS,
+)
 @lambda command: with_options(
     command,
     [
-        click.argument("net"),
-        click.option("--budget", metavar="BYTES", help=_BUDGET_HELP),
+        net_argument,
+        _plan("--budget", metavar="BYTES", help=_BUDGET_HELP),
         *_search_options(),
-        click.option("--exact", is_flag=True, help=_EXACT_HELP),
-        click.option("--modules", is_flag=True, help=_MODULES_HELP),
-        click.option("--policy", is_flag=True, help=_POLICY_HELP),
+        _search("--exact", is_flag=True, help=_EXACT_HELP),
         *_net_options(),
+        _plan("--modules", is_flag=True, help=_MODULES_HELP),
+        _plan("--policy", is_flag=True, help=_POLICY_HELP),
+        _plan("--read", metavar="FILE", help=_READ_HELP, shell_complete=complete_file),
     ],
 )
-@click.option("--ops", "with_ops", is_flag=True, help="List every op: kept, dropped, run again.")
-@click.option("--top", type=click.IntRange(min=1), help="Modules to list (default 10), and ops of --ops.")
-@click.option("--read", metavar="FILE", help=_READ_HELP)
-@click.option("--out", metavar="FILE", help=_OUT_HELP)
-@click.option("--quiet", is_flag=True, help=_QUIET_HELP)
-@json_option
+@_report("--ops", "with_ops", is_flag=True, help="List every op: kept, dropped, run again.")
+@_report("--top", type=click.IntRange(min=1), help="Modules to list (default 10), and ops of --ops.")
+@output_options((".json",), _OUT_HELP)
 def checkpoint(
     net: str, budget: str | None, method: str, effort: str, seed: int, time_limit: float | None, exact: bool,
-    modules: bool, policy: bool, with_ops: bool, top: int | None, read: str | None, out: str | None, quiet: bool,
-    as_json: bool, train: bool | None, settings: Sequence[str], input_shapes: Sequence[str], **how: Any,
+    modules: bool, policy: bool, with_ops: bool, top: int | None, read: str | None, train: bool | None,
+    settings: Sequence[str], input_shapes: Sequence[str], **how: Any,
 ) -> None:  # fmt: skip
     """Say what a training step keeps and what it recomputes so that it fits a budget, and what that costs.
 
     NET is as for `cnnlive training`, or a .json file of a problem that was measured elsewhere (docs/checkpoints.md).
-
-    The exit code is 0 where there is a plan, 1 where it is proven that there is none, 3 where none was found and
-    nothing is proven; the answer then names the least budget that a plan was found for.
+    Where there is no plan, the answer names the least budget that one was found for.
     """
-    path = check_out(out, (".json",), net)
     if budget is None and read is None:
         raise click.UsageError("Missing option '--budget'.")
     search: dict[str, Any] = {"method": method, "effort": effort, "seed": seed, "time_limit": time_limit}
-    problem = _read_problem(net)
+    problem = read_problem(net)
     if problem is not None:
         _no_net_options(net)
-        _refuse(("modules", "policy", "with_ops", "read"), f"is for networks, and {net} is a problem")
-        _checkpoint_problem(problem, _units(budget or "", "--budget", net), {**search, "exact": exact}, net, top or 10,
-                            path, quiet, as_json)  # fmt: skip
+        refuse(("modules", "policy", "with_ops", "read"), f"is for networks, and {net} is a problem")
+        units = _units(budget or "", "--budget", net)
+        _checkpoint_problem(problem, units, {**search, "exact": exact}, net, top or 10)
         return
-    if read is not None:
-        _refuse({*_OF_PLANS, *_names(_step_options())}, f"is for a new plan, and --read {read} was given")
-        graph = load_net(net, as_trained(net, train), settings, input_shapes)
-        plan = _read_plan(read, graph)
-    else:
-        from cnnlive.plan.checkpoint import plan_checkpoints
-        from cnnlive.units import parse_bytes
+    least: CheckpointFrontier | None = None
+    with progress_bar(f"plan of {net}") as progress:
+        if read is not None:
+            asked_anew = option_names([*step_options(), *optimizer_options()])
+            refuse([*_OF_PLANS, *asked_anew], f"is for a new plan, and --read {read} was given")
+            graph = load_net(net, as_trained(net, train), settings, input_shapes)
+            plan = _read_plan(read, graph)
+        else:
+            from cnnlive.plan.checkpoint import checkpoint_frontier, plan_checkpoints
+            from cnnlive.units import parse_bytes
 
-        room = parse_bytes(budget or "")
-        asked = _asked(how)
-        graph = load_net(net, as_trained(net, train), settings, input_shapes)
-        try:
-            with progress_bar(f"plan of {net}", quiet) as progress:
+            room = parse_bytes(budget or "")
+            asked = _asked(how)
+            graph = load_net(net, as_trained(net, train), settings, input_shapes)
+            try:
                 plan = plan_checkpoints(graph, budget=room, exact=exact, progress=progress, **search, **asked)
-        except BudgetError as error:
-            from cnnlive.plan.checkpoint import checkpoint_frontier
-
-            quick = {key: search[key] for key in ("effort", "seed", "time_limit")}
-            with progress_bar("the least budget", quiet) as progress:
-                least = checkpoint_frontier(graph, points=2, progress=progress, **quick, **asked)
-            _no_plan("checkpoint", least, room, error.minimum_bytes, method, path, quiet, as_json)
-    with progress_bar("modules to wrap", quiet):
-        wraps = [wrap(seed=seed) for wrap, wanted in ((plan.modules, modules), (plan.policy, policy)) if wanted]
-    from cnnlive.report.checkpoint import checkpoint_data, checkpoint_ops_table, checkpoint_report
-
-    text = ""
-    if path is not None or as_json:
-        text = json_text("checkpoint", checkpoint_data(plan, **{w.kind: w for w in wraps}))
-    if path is not None:
-        write_text(path, text + "\n")
-    if quiet:
+            except BudgetError as error:
+                quick = {key: search[key] for key in ("effort", "seed", "time_limit")}
+                with progress_bar("the least budget") as progress_of_least:
+                    least = checkpoint_frontier(graph, points=2, progress=progress_of_least, **quick, **asked)
+                minimum = error.minimum_bytes
+        if least is None:
+            with progress_bar("modules to wrap"):
+                wraps = [wrap(seed=seed) for wrap, wanted in ((plan.modules, modules), (plan.policy, policy)) if wanted]
+    if least is not None:
+        _no_plan("checkpoint", least, room, minimum, method)
         return
-    if as_json:
-        click.echo(text)
-        return
-    from cnnlive.report.text import is_ascii, open_console, show
 
-    console = open_console()
-    plain = is_ascii(console)
-    report = checkpoint_report(plan, wraps, top=top or 10, columns=console.width, ascii_only=plain)
-    show(console, report, widen=False)
-    if with_ops:
-        click.echo()
-        show(console, checkpoint_ops_table(plan, top=top))
-    if path is not None:
-        click.echo(f"\nwrote {path}")
+    def data() -> dict[str, Any]:
+        from cnnlive.report.checkpoint import checkpoint_data
+
+        return checkpoint_data(plan, **{w.kind: w for w in wraps})
+
+    def report(screen: Screen) -> None:
+        from cnnlive.report.checkpoint import checkpoint_ops_table, checkpoint_report
+
+        plain = screen.ascii_only
+        screen.show(checkpoint_report(plan, wraps, top=top or 10, columns=screen.columns, ascii_only=plain))
+        if with_ops:
+            screen.show(checkpoint_ops_table(plan, top=top))
+
+    answer("checkpoint", data, report)
 
 
 def _asked(how: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,111 +258,112 @@ def _asked(how: Mapping[str, Any]) -> dict[str, Any]:
     return {**mine, **step}
 
 
-def _no_plan(
-    kind: str, least: CheckpointFrontier | Frontier, budget: int, minimum: int, method: str, path: Path | None,
-    quiet: bool, as_json: bool,
-) -> NoReturn:  # fmt: skip
+def _no_plan(kind: str, least: CheckpointFrontier | Frontier, budget: int, minimum: int, method: str) -> None:
     """Answer that no plan was found: the least budget that has one, and what is proven."""
     from cnnlive.report.checkpoint import frontier_data, refusal_data, refusal_report
 
     if method == "search":
         minimum = min(minimum, least.least_bytes)
-    data = refusal_data(least, budget, minimum, method)
-    status = data["status"]
-    if kind == "frontier":
-        data = {**frontier_data(least), "method": method, "knee": None, "points": []}
-    if as_json and not quiet:
-        click.echo(json_text(kind, data))
-    elif not quiet:
-        from cnnlive.report.text import open_console, show
+    found = refusal_data(least, budget, minimum, method)
 
-        console = open_console()
-        show(console, refusal_report(least, budget, minimum, method, columns=console.width), widen=False)
-        if path is not None:
-            click.echo(f"\nnothing to write to {path}")
-    raise click.exceptions.Exit(_CODES[status])
+    def data() -> dict[str, Any]:
+        if kind == "frontier":
+            return {**frontier_data(least), "method": method, "knee": None, "points": []}
+        return found
+
+    def report(screen: Screen) -> None:
+        screen.show(refusal_report(least, budget, minimum, method, columns=screen.columns))
+
+    answer(kind, data, report, written=False, code=_CODES[found["status"]])
 
 
 # ---------------------------------------------------------------------------------- frontier
 
 
-@click.command(short_help="Memory of a training step against the time of recomputing.", epilog=_FRONTIER_EXAMPLES)
+@command(
+    "Memory of a training step against the time of recomputing.",
+    examples=[
+        "frontier resnet50 --batch 64",
+        "frontier vgg16 --batch 64 --points 40 --out vgg16.csv",
+        "frontier densenet121 --batch 32 --budgets 2GiB,3GiB,4GiB --effort best",
+        "frontier measured.json",
+    ],
+    exits=_EXITS,
+)
 @lambda command: with_options(
     command,
     [
-        click.argument("net"),
-        click.option("--points", type=click.IntRange(min=2), default=20, show_default=True, help="Budgets to plan."),
-        click.option("--budgets", metavar="BYTES,BYTES,...", help=_BUDGETS_HELP),
+        net_argument,
+        _plan("--points", type=click.IntRange(min=2), default=20, show_default=True, help="Budgets to plan."),
+        _plan("--budgets", metavar="BYTES,BYTES,...", help=_BUDGETS_HELP),
         *_search_options(),
         *_net_options(),
     ],
 )
-@click.option("--out", metavar="FILE", help=_FRONTIER_OUT_HELP)
-@click.option("--quiet", is_flag=True, help=_QUIET_HELP)
-@json_option
+@output_options((".csv", ".json"), _FRONTIER_OUT_HELP)
 def frontier(
     net: str, points: int, budgets: str | None, method: str, effort: str, seed: int, time_limit: float | None,
-    out: str | None, quiet: bool, as_json: bool, train: bool | None, settings: Sequence[str],
-    input_shapes: Sequence[str], **how: Any,
+    train: bool | None, settings: Sequence[str], input_shapes: Sequence[str], **how: Any,
 ) -> None:  # fmt: skip
     """Say what each budget costs: the least that has a plan, the knee, and how far plans may be from the best.
 
-    NET and exit codes are as for `cnnlive checkpoint`.
+    NET is as for `cnnlive checkpoint`.
     """
-    path = check_out(out, (".csv", ".json"), net)
     search: dict[str, Any] = {"method": method, "effort": effort, "seed": seed, "time_limit": time_limit}
     texts = None if budgets is None else [b.strip() for b in budgets.split(",") if b.strip()]
     if texts == []:
         raise AttributeValueError(f"--budgets {budgets!r} names none; allowed: amounts such as 2GiB,3GiB")
-    problem = _read_problem(net)
-    found: CheckpointFrontier | Frontier
-    least: CheckpointFrontier | Frontier
+    problem = read_problem(net)
+    amounts: list[int] | None
     if problem is not None:
         _no_net_options(net)
-        asked = None if texts is None else [_units(b, "--budgets", net) for b in texts]
-        try:
-            with progress_bar(f"frontier of {net}", quiet) as progress:
-                found = _problem_frontier(problem, points, asked, search, progress)
-        except BudgetError as error:
-            least = _problem_frontier(problem, 2, None, {**search, "method": "search"}, None)
-            _no_plan("frontier", least, max(asked or ()), error.minimum_bytes, method, path, quiet, as_json)
+        amounts = None if texts is None else [_units(b, "--budgets", net) for b in texts]
+        given = problem
+
+        def ask(points: int, budgets: list[int] | None, how: Mapping[str, Any], told: Told | None) -> _Frontier:
+            return _problem_frontier(given, points, budgets, how, told)
+
     else:
-        from cnnlive.plan.checkpoint import checkpoint_frontier
         from cnnlive.units import parse_bytes
 
         step = _asked(how)
-        graph = load_net(net, as_trained(net, train), settings, input_shapes)
         amounts = None if texts is None else [parse_bytes(b) for b in texts]
+        load = functools.cache(lambda: load_net(net, as_trained(net, train), settings, input_shapes))
+
+        def ask(points: int, budgets: list[int] | None, how: Mapping[str, Any], told: Told | None) -> _Frontier:
+            from cnnlive.plan.checkpoint import checkpoint_frontier
+
+            return checkpoint_frontier(load(), points=points, budgets=budgets, progress=told, **how, **step)
+
+    minimum = None
+    with progress_bar(f"frontier of {net}") as progress:
         try:
-            with progress_bar(f"frontier of {net}", quiet) as progress:
-                found = checkpoint_frontier(graph, points=points, budgets=amounts, progress=progress, **search, **step)
+            found = ask(points, amounts, search, progress)
         except BudgetError as error:
-            quick = {key: search[key] for key in ("effort", "seed", "time_limit")}
-            least = checkpoint_frontier(graph, points=2, **quick, **step)
-            _no_plan("frontier", least, max(amounts or ()), error.minimum_bytes, method, path, quiet, as_json)
-    from cnnlive.report.checkpoint import frontier_data, frontier_report
-
-    if path is not None:
-        write_text(path, _frontier_text(found, path))
-    if quiet:
+            minimum = error.minimum_bytes
+            with progress_bar("the least budget") as progress_of_least:
+                found = ask(2, None, {**search, "method": "search"}, progress_of_least)
+    if minimum is not None:
+        _no_plan("frontier", found, max(amounts or ()), minimum, method)
         return
-    if as_json:
-        click.echo(json_text("frontier", frontier_data(found)))
-        return
-    from cnnlive.report.text import is_ascii, open_console, show
 
-    console = open_console()
-    show(console, frontier_report(found, columns=console.width, ascii_only=is_ascii(console)), widen=False)
-    if path is not None:
-        click.echo(f"\nwrote {path}")
+    def data() -> dict[str, Any]:
+        from cnnlive.report.checkpoint import frontier_data
+
+        return frontier_data(found)
+
+    def report(screen: Screen) -> None:
+        from cnnlive.report.checkpoint import frontier_report
+
+        screen.show(frontier_report(found, columns=screen.columns, ascii_only=screen.ascii_only))
+
+    answer("frontier", data, report, text=lambda _path: _frontier_text(found))
 
 
-def _frontier_text(found: CheckpointFrontier | Frontier, path: Path) -> str:
-    """Return what a file of a frontier holds, by its ending."""
-    from cnnlive.report.checkpoint import FRONTIER_COLUMNS, frontier_data, frontier_rows
+def _frontier_text(found: _Frontier) -> str:
+    """Return what a CSV file of a frontier holds."""
+    from cnnlive.report.checkpoint import FRONTIER_COLUMNS, frontier_rows
 
-    if path.suffix.lower() == ".json":
-        return json_text("frontier", frontier_data(found)) + "\n"
     file = io.StringIO()
     writer = csv.DictWriter(file, FRONTIER_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -424,40 +374,34 @@ def _frontier_text(found: CheckpointFrontier | Frontier, path: Path) -> str:
 # ---------------------------------------------------------------------------------- problems measured elsewhere
 
 
-def _checkpoint_problem(
-    problem: RematProblem, budget: int, search: Mapping[str, Any], net: str, top: int, path: Path | None, quiet: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+def _checkpoint_problem(problem: RematProblem, budget: int, search: Mapping[str, Any], net: str, top: int) -> None:
     """Plan a problem, and print the plan."""
-    try:
-        with progress_bar(f"plan of {net}", quiet) as progress:
+    least = None
+    with progress_bar(f"plan of {net}") as progress:
+        try:
             plan = _plan_problem(problem, budget, search, progress)
-    except BudgetError as error:
-        with progress_bar("the least budget", quiet) as progress:
-            least = _problem_frontier(problem, 2, None, {**search, "method": "search"}, progress)
-        _no_plan("remat", least, budget, error.minimum_bytes, search["method"], path, quiet, as_json)
-    from cnnlive.report.checkpoint import remat_data, remat_report
-
-    text = json_text("remat", remat_data(plan)) if path is not None or as_json else ""
-    if path is not None:
-        write_text(path, text + "\n")
-    if quiet:
+        except BudgetError as error:
+            minimum = error.minimum_bytes
+            with progress_bar("the least budget") as progress_of_least:
+                least = _problem_frontier(problem, 2, None, {**search, "method": "search"}, progress_of_least)
+    if least is not None:
+        _no_plan("remat", least, budget, minimum, search["method"])
         return
-    if as_json:
-        click.echo(text)
-        return
-    from cnnlive.report.text import is_ascii, open_console, show
 
-    console = open_console()
-    plain = is_ascii(console)
-    show(console, remat_report(plan, top=top, columns=console.width, ascii_only=plain), widen=False)
-    if path is not None:
-        click.echo(f"\nwrote {path}")
+    def data() -> dict[str, Any]:
+        from cnnlive.report.checkpoint import remat_data
+
+        return remat_data(plan)
+
+    def report(screen: Screen) -> None:
+        from cnnlive.report.checkpoint import remat_report
+
+        screen.show(remat_report(plan, top=top, columns=screen.columns, ascii_only=screen.ascii_only))
+
+    answer("remat", data, report)
 
 
-def _plan_problem(
-    problem: RematProblem, budget: int, search: Mapping[str, Any], progress: Callable[[float, str], None] | None
-) -> RematPlan:
+def _plan_problem(problem: RematProblem, budget: int, search: Mapping[str, Any], progress: Told | None) -> RematPlan:
     from cnnlive.plan.checkpoint import METHODS
 
     method, exact = search["method"], search["exact"]
@@ -478,7 +422,7 @@ def _plan_problem(
 
 def _problem_frontier(
     problem: RematProblem, points: int, budgets: list[int] | None, search: Mapping[str, Any],
-    progress: Callable[[float, str], None] | None,
+    progress: Told | None,
 ) -> Frontier:  # fmt: skip
     from cnnlive.plan.checkpoint import METHODS
 

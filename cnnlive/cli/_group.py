@@ -13,31 +13,78 @@ from typing import Any, Final
 import click
 
 import cnnlive
-from cnnlive.errors import CnnliveError
+from cnnlive.cli._complete import NETWORKS
+from cnnlive.cli._help import ERROR, write_examples, write_exits
+from cnnlive.errors import CnnliveError, close_names
 
-__all__ = ["FILES", "main"]
+__all__ = ["main"]
 
-FILES: Final = (".onnx", ".tflite", ".json")
+_EXAMPLES: Final = (
+    "inference resnet50                        # what one image takes, and where it peaks",
+    "training resnet50 --batch 32              # what a training step takes",
+    "fit resnet50 --budget 24GiB               # the largest batch, without and with checkpoints",
+    "checkpoint vgg16 --batch 64 --budget 5GiB # what to recompute so that it fits",
+    "arena model.tflite --profile tflm         # what a microcontroller has to reserve",
+)
+_EXITS: Final = {
+    0: "answered",
+    1: "answered with no: it does not fit (fit --check, arena, checkpoint, frontier)",
+    2: ERROR,
+    3: "not known: nothing was found and nothing is proven (arena, checkpoint, frontier)",
+    130: "interrupted",
+    141: "the reader of standard output left, as `head` does",
+}
 
 
 class _Main(click.Group):
-    """A group whose every failure is one line on stderr and exit code 2."""
+    """A group whose every failure is one line on stderr and exit code 2, and whose help has sections of commands."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections: dict[str, list[str]] = {}
+
+    def add_section(self, heading: str, *commands: click.Command) -> None:
+        """Add commands under a heading of the help."""
+        for command in commands:
+            self.add_command(command)
+            self.sections.setdefault(heading, []).append(command.name or "")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order of this file."""
+        """Return the commands in the order in which people meet them."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, section by section, in columns that are as wide in each."""
+        widest = max(map(len, self.commands), default=0)
+        for heading, names in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(widest), self.commands[name].short_help or "") for name in names])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands before the two options that there are."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write how to begin, and what exit codes mean."""
+        write_examples(formatter, _EXAMPLES)
+        write_exits(formatter, _EXITS)
+        formatter.write_paragraph()
+        formatter.write_text("`cnnlive COMMAND --help` has the options and examples of a command.")
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find a command; who names a network instead is told which commands take it."""
         name = args[0] if args else ""
-        if name not in self.commands:
-            from cnnlive import zoo
+        if name in self.commands or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        from cnnlive import zoo
 
-            suffix = Path(name).suffix.lower()
-            if suffix in (*FILES, ".csv") or ":" in name or name in zoo.names():
-                command = "arena" if suffix == ".csv" else "inference"
-                raise click.UsageError(f"No such command {name!r}. Did you mean 'cnnlive {command} {name}'?", ctx)
-        return super().resolve_command(ctx, args)
+        suffix = Path(name).suffix.lower()
+        if suffix in (*NETWORKS, ".csv") or ":" in name or name in zoo.names():
+            command = "arena" if suffix == ".csv" else "inference"
+            raise click.UsageError(f"No such command {name!r}. Did you mean 'cnnlive {command} {name}'?", ctx)
+        words = f"no command {name!r}{close_names(name, self.commands)} (`cnnlive --help` lists them)"
+        raise click.UsageError(words, ctx)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a reader who has seen enough, such as ``head``, ends it without a word."""
@@ -63,7 +110,8 @@ class _Main(click.Group):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("cnnlive: interrupted", err=True)
             code = 130
         except click.ClickException as error:
             if type(error).__name__ == "NoArgsIsHelpError":
@@ -87,6 +135,8 @@ def _complain(message: str) -> None:
 @click.group(
     cls=_Main,
     no_args_is_help=True,
+    subcommand_metavar="COMMAND [OPTIONS] [NET]",
+    options_metavar="",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(cnnlive.__version__, prog_name="cnnlive")

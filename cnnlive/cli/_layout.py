@@ -12,55 +12,42 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cnnlive.cli._files import check_out, write_text
+from cnnlive.cli._answer import Screen, answer, output_options
+from cnnlive.cli._complete import ARENA_METHODS, SHARED_METHODS, among, complete_profiles
+from cnnlive.cli._help import command, under
 from cnnlive.cli._nets import ORDER_HEAD, load_net, naming_order, read_order
 from cnnlive.cli._options import (
     batch_option,
     dtype_options,
-    json_option,
-    json_text,
+    net_argument,
     network_options,
     order_option,
     read_dtype,
+    refuse,
     source_options,
     with_options,
 )
+from cnnlive.cli._progress import progress_bar
 from cnnlive.errors import AttributeValueError, OrderError
 from cnnlive.profiles import PROFILES, profile_of
 
 if TYPE_CHECKING:
     from cnnlive.buffers import Buffers
     from cnnlive.lowered import Lowered
-    from cnnlive.plan.arena import ArenaPlan
+    from cnnlive.plan.arena import ArenaPlan, SharedObjectsPlan
     from cnnlive.plan.compare import Comparison
     from cnnlive.plan.order import OrderPlan
 
 __all__ = ["arena", "compare", "order"]
 
-_ORDER_EXAMPLES: Final = """\b
-Examples:
-  cnnlive order randwire
-  cnnlive order model.onnx --dtype int8 --fuse --out order.txt
-  cnnlive inference model.onnx --dtype int8 --fuse --order order.txt"""
-_ARENA_EXAMPLES: Final = """\b
-Examples:
-  cnnlive arena mobilenet_v2 --dtype int8 --fuse --order best
-  cnnlive arena model.tflite --profile tflm --capacity 256KiB && ./flash.sh
-  cnnlive arena model.onnx --out offsets.csv
-  cnnlive arena buffers.csv --capacity 1MiB --time-limit 10
-  cnnlive arena resnet50 --shared-objects"""
-_COMPARE_EXAMPLES: Final = """\b
-Examples:
-  cnnlive compare mobilenet_v2 --dtype int8
-  cnnlive compare model.tflite --profiles tflm,tflite,tinyengine
-  cnnlive compare resnet50 --profiles ideal,torch,onnxruntime --no-arena --out resnet50.csv"""
+_inference, _search, _arena, _report = under("Inference"), under("Search"), under("Arena"), under("Report")
+
 _ORDER_ENDINGS: Final = (".json", ".csv", ".txt")
 _ORDER_OUT_HELP: Final = (
     "Write the order: .txt (names, one a line, which --order of other commands reads), .csv (step, op, name) or .json."
 )
-
-
 _ARENA_ENDINGS: Final = (".csv", ".json")
+_PROFILES_HELP: Final = "Some of `cnnlive profiles`.  [default: all]"
 _COMPARE_OUT_HELP: Final = "Write it: .csv (a row per profile, a column per step) or .json."
 _ARENA_OUT_HELP: Final = "Write the offsets: .csv (which `cnnlive arena` reads, with every buffer fixed) or .json."
 _CAPACITY_HELP: Final = "Ask whether so much is enough, as 256KiB; exit code 0: it fits, 1: it does not, 3: not known."
@@ -77,62 +64,62 @@ _OF_NETWORKS: Final = ("batch", "dtype", "dtypes", "profile", "fuse", "inplace",
 _OF_OFFSETS: Final = ("alignment", "pads", "capacity", "time_limit", "max_nodes", "out")
 
 
-@click.command(short_help="The execution order of least peak, with proof.", epilog=_ORDER_EXAMPLES)
+@command(
+    "The execution order of least peak, with proof.",
+    examples=[
+        "order randwire",
+        "order model.onnx --dtype int8 --fuse --out order.txt",
+        "inference model.onnx --dtype int8 --fuse --order order.txt",
+    ],
+)
 @network_options(order=False, weights=False)
-@click.option("--max-states", type=int, default=1_000_000, show_default=True, help="Sets of ops a search may keep.")
-@click.option("--time-limit", type=float, metavar="SECONDS", help="For the search.  [default: none]")
-@click.option("--top", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of each table.")
-@click.option("--timeline", is_flag=True, help="List the bytes alive at every step.")
-@click.option("--out", metavar="FILE", help=_ORDER_OUT_HELP)
-@json_option
+@_search("--max-states", type=int, default=1_000_000, show_default=True, help="Sets of ops a search may keep.")
+@_search("--time-limit", type=float, metavar="SECONDS", help="For the search.  [default: none]")
+@_report("--top", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of each table.")
+@_report("--timeline", is_flag=True, help="List the bytes alive at every step.")
+@output_options(_ORDER_ENDINGS, _ORDER_OUT_HELP)
 def order(
     net: str, batch: int, dtype: str | None, dtypes: Sequence[str], profile: str, fuse: bool | None, inplace: Any,
-    max_states: int, time_limit: float | None, top: int, timeline: bool, out: str | None, as_json: bool,
-    train: bool | None, settings: Sequence[str], input_shapes: Sequence[str],
+    max_states: int, time_limit: float | None, top: int, timeline: bool, train: bool | None, settings: Sequence[str],
+    input_shapes: Sequence[str],
 ) -> None:  # fmt: skip
     """Find the execution order with the least peak of activations, and prove that no order takes less.
 
     Where the search ends without a proof, the best order that it found is printed with the bound that holds for all.
     """
-    path = check_out(out, _ORDER_ENDINGS, net)
-    graph = load_net(net, train, settings, input_shapes)
-    from cnnlive.lowered import lower
-    from cnnlive.plan.inference import plan_inference
-    from cnnlive.plan.order import plan_order
-    from cnnlive.report.order import order_data, order_report, order_timeline
+    with progress_bar(f"order of {net}"):
+        graph = load_net(net, train, settings, input_shapes)
+        from cnnlive.lowered import lower
+        from cnnlive.plan.inference import plan_inference
+        from cnnlive.plan.order import plan_order
 
-    network = lower(graph)
-    how: dict[str, Any] = {"batch": batch, "dtype": read_dtype(dtype, dtypes), "profile": profile, "fuse": fuse,
-                           "inplace": inplace}  # fmt: skip
-    plan = plan_order(network, max_states=max_states, time_limit=time_limit, **how)
-    best = plan_inference(network, order=plan.order.tolist(), **how)
-    program = plan_inference(network, **how)
-    data = order_data(plan, best, program)
-    if path is not None:
-        write_text(path, _order_text(plan, data, path))
-    if as_json:
-        click.echo(json_text("order", data))
-        return
-    from cnnlive.report.text import is_ascii, open_console, show
+        network = lower(graph)
+        how: dict[str, Any] = {"batch": batch, "dtype": read_dtype(dtype, dtypes), "profile": profile, "fuse": fuse,
+                               "inplace": inplace}  # fmt: skip
+        plan = plan_order(network, max_states=max_states, time_limit=time_limit, **how)
+        best = plan_inference(network, order=plan.order.tolist(), **how)
+        program = plan_inference(network, **how)
 
-    console = open_console()
-    plain = is_ascii(console)
-    report = order_report(plan, best, program, top=top, columns=console.width, ascii_only=plain)
-    show(console, report, widen=False)
-    if timeline:
-        click.echo()
-        show(console, order_timeline(best, ascii_only=plain))
-    if path is not None:
-        click.echo(f"\nwrote {path}")
+    def data() -> dict[str, Any]:
+        from cnnlive.report.order import order_data
+
+        return order_data(plan, best, program)
+
+    def report(screen: Screen) -> None:
+        from cnnlive.report.order import order_report, order_timeline
+
+        plain = screen.ascii_only
+        screen.show(order_report(plan, best, program, top=top, columns=screen.columns, ascii_only=plain))
+        if timeline:
+            screen.show(order_timeline(best, ascii_only=plain))
+
+    answer("order", data, report, text=lambda path: _order_text(plan, path))
 
 
-def _order_text(plan: OrderPlan, data: dict[str, Any], path: Path) -> str:
-    """Return what a file of an order holds, by its ending."""
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        return json_text("order", data) + "\n"
+def _order_text(plan: OrderPlan, path: Path) -> str:
+    """Return what a file of an order holds that is not JSON, by its ending."""
     names = plan.op_names
-    if suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         file = io.StringIO()
         file.write(ORDER_HEAD + "\n")
         # A writer quotes the end of line that it was given, and a reader knows the other one too.
@@ -148,78 +135,78 @@ def _order_text(plan: OrderPlan, data: dict[str, Any], path: Path) -> str:
     return "\n".join(names) + "\n"
 
 
-@click.command(short_help="Where in one block of memory each buffer lies.", epilog=_ARENA_EXAMPLES)
+@command(
+    "Where in one block of memory each buffer lies.",
+    examples=[
+        "arena mobilenet_v2 --dtype int8 --fuse --order best",
+        "arena model.tflite --profile tflm --capacity 256KiB --quiet && ./flash.sh",
+        "arena model.onnx --out offsets.csv",
+        "arena buffers.csv --capacity 1MiB --time-limit 10",
+        "arena resnet50 --shared-objects",
+    ],
+    exits={
+        0: "there is a placement",
+        1: "proven: there is none within --capacity, or with the buffers that are fixed",
+        3: "none was found within --capacity, and nothing is proven",
+    },
+)
 @network_options(order=True, weights=False)
-@click.option("--method", metavar="NAME", help=_METHOD_HELP)
-@click.option("--alignment", type=int, metavar="BYTES", help="Offsets are multiples of it.  [default: as the profile]")
-@click.option("--pads/--no-pads", default=None, help="Round sizes up to the alignment.  [default: as the profile]")
-@click.option("--capacity", metavar="BYTES", help=_CAPACITY_HELP)
-@click.option("--time-limit", type=float, metavar="SECONDS", help="For a search.  [default: none]")
-@click.option("--max-nodes", type=int, help="Nodes for a search.  [default: 200000 of auto, any of exact]")
-@click.option("--shared-objects", is_flag=True, help="Share whole buffers instead of placing them at offsets.")
-@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Buffers to list.")
-@click.option("--out", metavar="FILE", help=_ARENA_OUT_HELP)
-@json_option
+@_arena("--method", metavar="NAME", help=_METHOD_HELP, shell_complete=among(*ARENA_METHODS, *SHARED_METHODS))
+@_arena("--alignment", type=int, metavar="BYTES", help="Offsets are multiples of it.  [default: as the profile]")
+@_arena("--pads/--no-pads", default=None, help="Round sizes up to the alignment.  [default: as the profile]")
+@_arena("--capacity", metavar="BYTES", help=_CAPACITY_HELP)
+@_arena("--shared-objects", is_flag=True, help="Share whole buffers instead of placing them at offsets.")
+@_search("--time-limit", type=float, metavar="SECONDS", help="For a search.  [default: none]")
+@_search("--max-nodes", type=int, help="Nodes for a search.  [default: 200000 of auto, any of exact]")
+@_report("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Buffers to list.")
+@output_options(_ARENA_ENDINGS, _ARENA_OUT_HELP)
 def arena(
     net: str, method: str | None, alignment: int | None, pads: bool | None, capacity: str | None,
-    time_limit: float | None, max_nodes: int | None, shared_objects: bool, top: int, out: str | None, as_json: bool,
-    **how: Any,
+    time_limit: float | None, max_nodes: int | None, shared_objects: bool, top: int, **how: Any,
 ) -> None:  # fmt: skip
     """Place every buffer of a network in one block of memory, and say how large it has to be.
 
     NET may also be a .csv file of buffers: id, lower, upper, size and, where wanted, alignment and offset (of a buffer
     that is fixed), with lives [lower, upper).
-
-    The exit code is 0 where there is a placement, 1 where it is proven that there is none (within --capacity, or with
-    the buffers that are fixed), 3 where none was found within --capacity and nothing is proven.
     """
-    path = check_out(out, _ARENA_ENDINGS, net)
     if shared_objects:
-        _refuse(_OF_OFFSETS, "is for offsets, and --shared-objects was given")
+        refuse(_OF_OFFSETS, "is for offsets, and --shared-objects was given")
     order = how["order"]
-    subject, asked = _subject(net, how)
-    if shared_objects:
+    with progress_bar(f"arena of {net}"):
+        subject, asked = _subject(net, how)
+        from cnnlive.plan.arena import plan_arena, plan_shared_objects
+
+        limits: dict[str, Any] = {} if max_nodes is None else {"max_nodes": max_nodes}
         with naming_order(order):
-            _shared(subject, method or "auto", asked, top, as_json)
+            if shared_objects:
+                objects = plan_shared_objects(subject, method=method or "auto", **asked)
+            else:
+                plan = plan_arena(
+                    subject, method=method, alignment=alignment, pads=pads, capacity=capacity, time_limit=time_limit,
+                    **limits, **asked,
+                )  # fmt: skip
+    if shared_objects:
+        _shared(objects, top)
         return
-    from cnnlive.plan.arena import plan_arena
-    from cnnlive.report.arena import arena_data, arena_report
 
-    limits: dict[str, Any] = {} if max_nodes is None else {"max_nodes": max_nodes}
-    with naming_order(order):
-        plan = plan_arena(
-            subject, method=method, alignment=alignment, pads=pads, capacity=capacity, time_limit=time_limit, **limits,
-            **asked,
-        )  # fmt: skip
-    data = arena_data(plan)
-    written = path is not None and plan.offsets is not None
-    if path is not None and written:
-        _write_arena(plan, data, path)
-    if as_json:
-        click.echo(json_text("arena", data))
-    else:
-        from cnnlive.report.text import open_console, show
+    def data() -> dict[str, Any]:
+        from cnnlive.report.arena import arena_data
 
-        console = open_console()
-        show(console, arena_report(plan, top=top, columns=console.width), widen=False)
-        if path is not None:
-            click.echo(f"\nwrote {path}" if written else f"\nnothing to write to {path}")
-    click.get_current_context().exit(_CODES[plan.status])
+        return arena_data(plan)
 
+    def report(screen: Screen) -> None:
+        from cnnlive.report.arena import arena_report
 
-def _refuse(names: Sequence[str], words: str) -> None:
-    """Refuse options that were given and do not apply."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
-            raise AttributeValueError(f"{parameter.opts[-1]} {words}")
+        screen.show(arena_report(plan, top=top, columns=screen.columns))
+
+    written = plan.offsets is not None
+    answer("arena", data, report, text=lambda _path: _arena_text(plan), written=written, code=_CODES[plan.status])
 
 
 def _subject(net: str, how: dict[str, Any]) -> tuple[Lowered | Buffers, dict[str, Any]]:
     """Read or build what is to be placed, and what is asked of it."""
     if Path(net).suffix.lower() == ".csv":
-        _refuse(_OF_NETWORKS, f"is for networks, and {net} is a list of buffers")
+        refuse(_OF_NETWORKS, f"is for networks, and {net} is a list of buffers")
         from cnnlive.io.buffers import read_buffers
 
         return read_buffers(Path(net)), {}
@@ -231,61 +218,61 @@ def _subject(net: str, how: dict[str, Any]) -> tuple[Lowered | Buffers, dict[str
     return lower(graph), how
 
 
-def _shared(subject: Lowered | Buffers, method: str, asked: dict[str, Any], top: int, as_json: bool) -> None:
-    """Print shared objects."""
-    from cnnlive.plan.arena import plan_shared_objects
-    from cnnlive.report.arena import shared_data, shared_report
+def _shared(plan: SharedObjectsPlan, top: int) -> None:
+    """Answer with shared objects."""
 
-    plan = plan_shared_objects(subject, method=method, **asked)
-    if as_json:
-        click.echo(json_text("shared-objects", shared_data(plan)))
-        return
-    from cnnlive.report.text import open_console, show
+    def data() -> dict[str, Any]:
+        from cnnlive.report.arena import shared_data
 
-    console = open_console()
-    show(console, shared_report(plan, top=top, columns=console.width), widen=False)
+        return shared_data(plan)
+
+    def report(screen: Screen) -> None:
+        from cnnlive.report.arena import shared_report
+
+        screen.show(shared_report(plan, top=top, columns=screen.columns))
+
+    answer("shared-objects", data, report)
 
 
-def _write_arena(plan: ArenaPlan, data: dict[str, Any], path: Path) -> None:
-    """Write a placement, by the ending of the file."""
-    if path.suffix.lower() == ".json":
-        write_text(path, json_text("arena", data) + "\n")
-        return
+def _arena_text(plan: ArenaPlan) -> str:
+    """Return what a CSV file of a placement holds."""
     from cnnlive.io.buffers import write_buffers
 
     file = io.StringIO()
     write_buffers(file, plan)
-    write_text(path, file.getvalue())
+    return file.getvalue()
 
 
-@click.command(short_help="The same network as several runtimes hold it, side by side.", epilog=_COMPARE_EXAMPLES)
+@command(
+    "The same network as several runtimes hold it, side by side.",
+    examples=[
+        "compare mobilenet_v2 --dtype int8",
+        "compare model.tflite --profiles tflm,tflite,tinyengine",
+        "compare resnet50 --profiles ideal,torch,onnxruntime --no-arena --out resnet50.csv",
+    ],
+)
 @lambda command: with_options(
     command,
     [
-        click.argument("net"),
-        click.option("--profiles", metavar="NAME,NAME,...", help="Some of `cnnlive profiles`.  [default: all]"),
-        batch_option,
-        *dtype_options(),
-        order_option,
-        click.option(
-            "--arena/--no-arena", "with_arena", default=True, show_default=True, help="Place the buffers, too."
-        ),
+        net_argument,
+        _inference("--profiles", metavar="NAME,NAME,...", help=_PROFILES_HELP, shell_complete=complete_profiles),
+        batch_option("Inference"),
+        *dtype_options("Inference"),
+        order_option("Inference"),
+        _inference("--arena/--no-arena", "with_arena", default=True, show_default=True, help="Place the buffers, too."),
         *source_options("used"),
     ],
 )
-@click.option("--out", metavar="FILE", help=_COMPARE_OUT_HELP)
-@json_option
+@output_options(_ARENA_ENDINGS, _COMPARE_OUT_HELP)
 def compare(
     net: str, profiles: str | None, batch: int, dtype: str | None, dtypes: Sequence[str], order: str | None,
-    with_arena: bool, out: str | None, as_json: bool, train: bool | None, settings: Sequence[str],
-    input_shapes: Sequence[str],
+    with_arena: bool, train: bool | None, settings: Sequence[str], input_shapes: Sequence[str],
 ) -> None:  # fmt: skip
     """Plan the same network under the rules of several runtimes, and say which rules make the difference.
 
     From the profile `ideal` on, the rules of a profile are switched on in groups, one after the other; what each group
     changes adds up to the whole difference. A runtime that cannot take the network as asked is listed with the reason.
     """
-    path = check_out(out, _ARENA_ENDINGS, net)
     names = None
     if profiles is not None:
         names = list(dict.fromkeys(name.strip() for name in profiles.split(",") if name.strip()))
@@ -294,31 +281,25 @@ def compare(
         for name in names:
             profile_of(name)
     steps = read_order(order)
-    graph = load_net(net, train, settings, input_shapes)
-    from cnnlive.plan.compare import compare_profiles
+    with progress_bar(f"{net} under several profiles"):
+        graph = load_net(net, train, settings, input_shapes)
+        from cnnlive.plan.compare import compare_profiles
 
-    with naming_order(order):
-        found = compare_profiles(
-            graph, batch=batch, dtype=read_dtype(dtype, dtypes), profiles=names, order=steps, arena=with_arena
-        )
-    if path is not None:
-        write_text(path, _compare_text(found, path))
-    if as_json:
-        click.echo(json_text("compare", found.to_dict()))
-        return
-    from cnnlive.report.compare import compare_report
-    from cnnlive.report.text import open_console, show
+        with naming_order(order):
+            found = compare_profiles(
+                graph, batch=batch, dtype=read_dtype(dtype, dtypes), profiles=names, order=steps, arena=with_arena
+            )
 
-    console = open_console()
-    show(console, compare_report(found, columns=console.width))
-    if path is not None:
-        click.echo(f"\nwrote {path}")
+    def report(screen: Screen) -> None:
+        from cnnlive.report.compare import compare_report
+
+        screen.show(compare_report(found, columns=screen.columns), widen=True)
+
+    answer("compare", found.to_dict, report, text=lambda _path: _compare_text(found))
 
 
-def _compare_text(found: Comparison, path: Path) -> str:
-    """Return what a file of a comparison holds, by its ending."""
-    if path.suffix.lower() == ".json":
-        return json_text("compare", found.to_dict()) + "\n"
+def _compare_text(found: Comparison) -> str:
+    """Return what a CSV file of a comparison holds."""
     from cnnlive.plan.compare import STEPS
 
     file = io.StringIO()

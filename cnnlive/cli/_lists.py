@@ -5,51 +5,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from cnnlive.cli._group import FILES
+from cnnlive.cli._answer import Screen, answer, output_options
+from cnnlive.cli._complete import NETWORKS, OPTIMIZERS, among, complete_family, complete_operator, complete_zoo
+from cnnlive.cli._help import command, under
 from cnnlive.cli._nets import check_name
-from cnnlive.cli._options import json_option, print_json
+from cnnlive.cli._options import as_typed
 from cnnlive.errors import UnknownNetError
 from cnnlive.profiles import PROFILES
 
 __all__ = ["operators", "optimizers", "profiles", "zoo"]
 
 
-@click.command(short_help="Reference networks, or one of them.")
-@click.argument("net", required=False)
-@click.option("--family", help="Networks of one family only.")
-@json_option
-def zoo(net: str | None, family: str | None, as_json: bool) -> None:
+@command("Reference networks, or one of them.", examples=["zoo", "zoo --family vgg", "zoo resnet50"])
+@click.argument("net", required=False, shell_complete=complete_zoo)
+@under("Question")("--family", help="Networks of one family only.", shell_complete=complete_family)
+@output_options()
+def zoo(net: str | None, family: str | None) -> None:
     """List reference networks by family; with NET its arguments and size."""
     from cnnlive import zoo as nets
 
     if net is not None:
         if family:
             raise click.UsageError("NET and --family exclude each other.")
-        if Path(net).suffix.lower() in FILES:
+        if Path(net).suffix.lower() in NETWORKS:
             raise UnknownNetError(f"{net} is a file, not a network of the zoo; try: cnnlive inference {net}")
         check_name(net)
-        _zoo_net(net, as_json)
+        _zoo_net(net)
         return
     families = nets.families()
     if family is not None:
         nets.names(family)  # raises where there is no such family
         families = {family: families[family]}
-    if as_json:
-        print_json("zoo", {"families": families})
-        return
-    from cnnlive.report.text import note, open_console, plain_table, show
 
-    console = open_console()
-    rows = [(f, str(len(members)), ", ".join(members)) for f, members in families.items()]
-    show(console, plain_table([("family", "l"), ("nets", "r"), ("names", "l")], rows))
-    show(console, note("`cnnlive zoo NET` says how large one is and what --set may set."))
+    def report(screen: Screen) -> None:
+        from cnnlive.report.text import note, plain_table
+
+        rows = [(f, str(len(members)), ", ".join(members)) for f, members in families.items()]
+        screen.show(plain_table([("family", "l"), ("nets", "r"), ("names", "l")], rows), widen=True)
+        screen.show(note("`cnnlive zoo NET` says how large one is and what --set may set."))
+
+    answer("zoo", lambda: {"families": families}, report)
 
 
-def _zoo_net(net: str, as_json: bool) -> None:
+def _zoo_net(net: str) -> None:
     from cnnlive import zoo as nets
 
     arguments = nets.arguments(net)
@@ -64,38 +65,32 @@ def _zoo_net(net: str, as_json: bool) -> None:
         "inputs": [{"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in graph.inputs],
         "outputs": [{"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in graph.outputs],
     }
-    if as_json:
-        print_json("net", data)
-        return
-    from cnnlive.report.text import open_console, plain_table, shape_text, show
-    from cnnlive.units import format_count
 
-    rows = [
-        ("family", nets.family_of(net)),
-        ("parameters", f"{graph.n_parameters:,} ({format_count(graph.n_parameters)})"),
-        ("buffers", f"{graph.n_buffers:,}"),
-        ("ops", f"{len(graph):,}"),
-        ("inputs", shape_text(t.shape for t in graph.inputs)),
-        ("outputs", shape_text(t.shape for t in graph.outputs)),
-        *(
-            ("" if i else "arguments", f"--set {key}={as_typed(value)}")
-            for i, (key, value) in enumerate(arguments.items())
-        ),
-    ]
-    show(open_console(), plain_table([(net, "l"), ("", "l")], rows))
+    def report(screen: Screen) -> None:
+        from cnnlive.report.text import plain_table, shape_text
+        from cnnlive.units import format_count
 
+        rows = [
+            ("family", nets.family_of(net)),
+            ("parameters", f"{graph.n_parameters:,} ({format_count(graph.n_parameters)})"),
+            ("buffers", f"{graph.n_buffers:,}"),
+            ("ops", f"{len(graph):,}"),
+            ("inputs", shape_text(t.shape for t in graph.inputs)),
+            ("outputs", shape_text(t.shape for t in graph.outputs)),
+            *(
+                ("" if i else "arguments", f"--set {key}={as_typed(value)}")
+                for i, (key, value) in enumerate(arguments.items())
+            ),
+        ]
+        screen.show(plain_table([(net, "l"), ("", "l")], rows), widen=True)
 
-def as_typed(value: Any) -> str:
-    """Write a default as one types it after ``--set KEY=``."""
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) + ("," if len(value) == 1 else "")
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    answer("net", lambda: data, report)
 
 
-@click.command(short_help="The operator table, or one operator.")
-@click.argument("name", required=False)
-@json_option
-def operators(name: str | None, as_json: bool) -> None:
+@command("The operator table, or one operator.", examples=["operators", "operators conv2d"])
+@click.argument("name", required=False, shell_complete=complete_operator)
+@output_options()
+def operators(name: str | None) -> None:
     """List the operator table, or one operator in full."""
     from cnnlive.report.operators import HEADS, operator_row, operator_rows
 
@@ -105,64 +100,62 @@ def operators(name: str | None, as_json: bool) -> None:
         from cnnlive.ops import operator
 
         rows = [operator_row(operator(name))]
-    if as_json:
-        print_json("operators", {"operators": [row._asdict() for row in rows]})
-        return
-    from cnnlive.report.text import note, open_console, plain_table, show
 
-    console = open_console()
-    if name is None:
-        listed = [(r.name, r.summary) for r in rows]
-        show(console, plain_table([("operator", "l"), ("what it does", "l")], listed))
-        show(console, note("`cnnlive operators NAME` says all that the table knows of one."))
-        return
-    cells = []
-    for head, text in list(zip(HEADS, rows[0], strict=True))[1:]:
-        for i, line in enumerate(text.split("; ") if head == "attributes" else [text]):
-            cells.append(("" if i else head, line or "none"))
-    show(console, plain_table([(name, "l"), ("", "l")], cells))
+    def report(screen: Screen) -> None:
+        from cnnlive.report.text import note, plain_table
+
+        if name is None:
+            listed = [(r.name, r.summary) for r in rows]
+            screen.show(plain_table([("operator", "l"), ("what it does", "l")], listed), widen=True)
+            screen.show(note("`cnnlive operators NAME` says all that the table knows of one."))
+            return
+        cells = []
+        for head, text in list(zip(HEADS, rows[0], strict=True))[1:]:
+            for i, line in enumerate(text.split("; ") if head == "attributes" else [text]):
+                cells.append(("" if i else head, line or "none"))
+        screen.show(plain_table([(name, "l"), ("", "l")], cells), widen=True)
+
+    answer("operators", lambda: {"operators": [row._asdict() for row in rows]}, report)
 
 
-@click.command(short_help="The optimizers, their options and their memory.")
-@click.argument("name", required=False)
-@json_option
-def optimizers(name: str | None, as_json: bool) -> None:
+@command("The optimizers, their options and their memory.", examples=["optimizers", "optimizers adam"])
+@click.argument("name", required=False, shell_complete=among(*OPTIMIZERS))
+@output_options()
+def optimizers(name: str | None) -> None:
     """List the optimizers: what they keep and what a step makes, in multiples of the parameters' bytes."""
     from cnnlive.report.optimizers import HEADS, optimizer_cells, optimizer_rows
 
     rows = optimizer_rows(name)
-    if as_json:
-        print_json("optimizers", {"optimizers": [row._asdict() for row in rows]})
-        return
-    from cnnlive.report.text import note, open_console, plain_table, show
 
-    console = open_console()
-    sides = "llrrrrl"
-    show(console, plain_table(list(zip(HEADS, sides, strict=True)), map(optimizer_cells, rows)))
-    words = (
-        "In multiples of the parameters' bytes, for square float32 matrices. state: kept between steps; single: made "
-        "for one parameter in a step; foreach, fused: for all of them. Options that change no byte (lr, betas, eps) "
-        "are taken as well."
-    )
-    show(console, note(words))
+    def report(screen: Screen) -> None:
+        from cnnlive.report.text import note, plain_table
+
+        sides = "llrrrrl"
+        table = plain_table(list(zip(HEADS, sides, strict=True)), map(optimizer_cells, rows))
+        screen.show(table, widen=True)
+        words = (
+            "In multiples of the parameters' bytes, for square float32 matrices. state: kept between steps; single: "
+            "made for one parameter in a step; foreach, fused: for all of them. Options that change no byte (lr, "
+            "betas, eps) are taken as well."
+        )
+        screen.show(note(words))
+
+    answer("optimizers", lambda: {"optimizers": [row._asdict() for row in rows]}, report)
 
 
-@click.command(short_help="The rules that differ between runtimes.")
-@json_option
-def profiles(as_json: bool) -> None:
+@command("The rules that differ between runtimes.", examples=["profiles", "profiles --json"])
+@output_options()
+def profiles() -> None:
     """List the runtime profiles: the rules that differ between runtimes."""
     from dataclasses import asdict
 
-    if as_json:
-        print_json("profiles", {"profiles": [asdict(p) for p in PROFILES.values()]})
-        return
-    from cnnlive.report.rules import profile_rows
-    from cnnlive.report.text import open_console, plain_table, show
+    def report(screen: Screen) -> None:
+        from cnnlive.report.rules import profile_rows
+        from cnnlive.report.text import plain_table
 
-    console = open_console()
-    heads = [("profile", "l"), ("rule", "l"), ("meaning", "l"), ("value", "l")]
-    show(console, plain_table(heads, profile_rows(PROFILES.values())))
-    click.echo()
-    show(
-        console, plain_table([("profile", "l"), ("what it is", "l")], [(p.name, p.summary) for p in PROFILES.values()])
-    )
+        heads = [("profile", "l"), ("rule", "l"), ("meaning", "l"), ("value", "l")]
+        screen.show(plain_table(heads, profile_rows(PROFILES.values())), widen=True)
+        listed = [(p.name, p.summary) for p in PROFILES.values()]
+        screen.show(plain_table([("profile", "l"), ("what it is", "l")], listed), widen=True)
+
+    answer("profiles", lambda: {"profiles": [asdict(p) for p in PROFILES.values()]}, report)

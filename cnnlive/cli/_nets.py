@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cnnlive.cli._group import FILES
+from cnnlive.cli._complete import NETWORKS
 from cnnlive.cli._options import read_dtype, read_settings, read_shapes, read_sizes
+from cnnlive.cli._progress import progress_bar
 from cnnlive.errors import AttributeValueError, CnnliveError, OrderError, ReadError, UnknownNetError, close_names
 
 if TYPE_CHECKING:
@@ -27,8 +28,13 @@ ORDER_HEAD: Final = "step,op,name"
 
 def load_net(net: str, train: bool | None, settings: Sequence[str], input_shapes: Sequence[str]) -> Graph:
     """Read or build NET."""
+    with progress_bar(f"reading {net}" if Path(net).suffix.lower() in NETWORKS else f"building {net}"):
+        return _load(net, train, settings, input_shapes)
+
+
+def _load(net: str, train: bool | None, settings: Sequence[str], input_shapes: Sequence[str]) -> Graph:
     suffix = Path(net).suffix.lower()
-    is_file = suffix in FILES
+    is_file = suffix in NETWORKS
     if ":" in net and not is_file:
         if settings:
             raise AttributeValueError(f"--set is for networks of the zoo, and {net} is a PyTorch model")

@@ -4,17 +4,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
 
+from cnnlive.cli._complete import (
+    DTYPES,
+    LOSSES,
+    OPTIMIZERS,
+    PRECISIONS,
+    among,
+    complete_net,
+    complete_profile,
+    complete_setting,
+)
+from cnnlive.cli._help import under
 from cnnlive.errors import AttributeValueError
 from cnnlive.profiles import INPLACE
 
 F = TypeVar("F", bound=Callable[..., Any])
-NARROW: Final = 110
 DTYPE_HELP: Final = "Type of all that is floating: float32, float16, bfloat16, int8, ...  [default: as built]"
 PROFILE_HELP: Final = "Rules of the runtime: one of `cnnlive profiles`."
 _DTYPE_OF_HELP: Final = "Type of what one op or tensor writes, as conv1=float16; --dtype is for the rest; repeatable."
@@ -32,7 +41,7 @@ _SHAPE_HELP: Final = (
 _TRAIN_HELP: Final = "Zoo, PyTorch: the graph as trained (with auxiliary heads) or as used."
 _PRECISION_HELP: Final = (
     "float32, float16, bfloat16 or float64; autocast (to float16) or autocast_bfloat16: mixed precision with "
-    "float32 parameters."
+    "float32 parameters.  [default: as built]"
 )
 _LOSS_HELP: Final = (
     "cross_entropy (also of segmentation maps), mse, bce, bce_with_logits, l1, smooth_l1; output: what the network "
@@ -49,109 +58,174 @@ def with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
     return command
 
 
+def option_names(options: Sequence[Callable[[Any], Any]]) -> list[str]:
+    """Return the names under which a command gets the values of some options."""
+    return [p.name for option in options for p in getattr(option(lambda: None), "__click_params__", [])]
+
+
+def refuse(names: Sequence[str], words: str) -> None:
+    """Refuse options that were given and do not apply."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
+            raise AttributeValueError(f"{parameter.opts[-1]} {words}")
+
+
+net_argument = click.argument("net", shell_complete=complete_net)
+
+
 def source_options(train: str) -> list[Callable[[F], F]]:
     """Return the options that say how NET is built; `train` is the default of ``--train/--eval``, in words."""
+    option = under("Network")
     return [
-        click.option("--train/--eval", default=None, help=f"{_TRAIN_HELP}  [default: {train}]"),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=_SET_HELP),
-        click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=SIZES", help=_SHAPE_HELP),
+        option("--train/--eval", default=None, help=f"{_TRAIN_HELP}  [default: {train}]"),
+        option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE", help=_SET_HELP, shell_complete=complete_setting
+        ),
+        option("--input-shape", "input_shapes", multiple=True, metavar="NAME=SIZES", help=_SHAPE_HELP),
     ]
 
 
-batch_option = click.option("--batch", default=1, show_default=True, help="First dimension of every network input.")
-order_option = click.option("--order", metavar="program|best|FILE", help=_ORDER_HELP)
+def batch_option(heading: str) -> Callable[[F], F]:
+    """Return the option ``--batch`` under a heading."""
+    return under(heading)("--batch", default=1, show_default=True, help="First dimension of every network input.")
 
 
-def dtype_options() -> list[Callable[[F], F]]:
+def order_option(heading: str) -> Callable[[F], F]:
+    """Return the option ``--order`` under a heading."""
+    complete = among("program", "best", files=True)
+    return under(heading)("--order", metavar="program|best|FILE", help=_ORDER_HELP, shell_complete=complete)
+
+
+def dtype_options(heading: str) -> list[Callable[[F], F]]:
     """Return the options that say of which types the activations are."""
+    option = under(heading)
     return [
-        click.option("--dtype", metavar="TYPE", help=DTYPE_HELP),
-        click.option("--dtype-of", "dtypes", multiple=True, metavar="NAME=TYPE", help=_DTYPE_OF_HELP),
+        option("--dtype", metavar="TYPE", help=DTYPE_HELP, shell_complete=among(*DTYPES)),
+        option("--dtype-of", "dtypes", multiple=True, metavar="NAME=TYPE", help=_DTYPE_OF_HELP),
     ]
 
 
-def inference_options(order: bool = False, weights: bool = True) -> list[Callable[[F], F]]:
+def inference_options(order: bool = False, weights: bool = True, heading: str = "Inference") -> list[Callable[[F], F]]:
     """Return the options that say how an inference runs; `order` and `weights`: those that not all take."""
-    weight = click.option("--weight-dtype", metavar="TYPE", help="Type of the weights, where it differs from --dtype.")
+    option = under(heading)
+    weight = option(
+        "--weight-dtype", metavar="TYPE", help="Type of the weights, where it differs from --dtype.",
+        shell_complete=among(*DTYPES),
+    )  # fmt: skip
     return [
-        *dtype_options(),
+        *dtype_options(heading),
         *([weight] if weights else []),
-        click.option("--profile", default="ideal", show_default=True, metavar="NAME", help=PROFILE_HELP),
-        click.option("--fuse/--no-fuse", default=None, help=_FUSE_HELP),
-        click.option("--inplace", type=click.Choice(INPLACE), metavar="|".join(INPLACE), help=_INPLACE_HELP),
-        *([order_option] if order else []),
-    ]
-
-
-def training_options() -> list[Callable[[F], F]]:
-    """Return the options that say how a training step runs."""
-    return [
-        click.option(
-            "--optimizer", default="adam", show_default=True, metavar="NAME", help="One of `cnnlive optimizers`."
+        option(
+            "--profile", default="ideal", show_default=True, metavar="NAME", help=PROFILE_HELP,
+            shell_complete=complete_profile,
         ),
-        click.option("--momentum", type=float, help="Of the optimizer."),
-        click.option("--weight-decay", type=float, help="Of the optimizer."),
-        click.option("--nesterov", is_flag=True, help="Of the optimizer."),
-        click.option("--amsgrad", is_flag=True, help="Of the optimizer."),
-        click.option(
-            "-O", "--option", "optimizer_options", multiple=True, metavar="KEY=VALUE",
-            help="Any option of the optimizer, as centered=true; repeatable.",
-        ),
-        click.option(
-            "--implementation", metavar="single|foreach|fused",
-            help="Of the optimizer.  [default: foreach on cuda, single on cpu]",
-        ),
-        click.option("--precision", show_default="as built", metavar="TYPE", help=_PRECISION_HELP),
-        click.option(
-            "--device", default="cuda", show_default=True, metavar="cuda|cpu",
-            help="Whose kernels and defaults; none is needed.",
-        ),
-        click.option("--loss", default="cross_entropy", show_default=True, metavar="NAME", help=_LOSS_HELP),
-        click.option("--aux-weight", type=float, help="Weight of the losses of auxiliary outputs; 0 leaves them out."),
-        click.option("--autocast-loss", is_flag=True, help="The loss is computed inside autocast."),
-        click.option(
-            "--zero-grad", default="before_forward", show_default=True,
-            metavar="before_forward|before_backward|after_step", help="Where optimizer.zero_grad() stands.",
-        ),
-        click.option(
-            "--set-to-none/--no-set-to-none", default=True, show_default=True,
-            help="Whether zero_grad frees gradients or fills them with zeros.",
-        ),
-        click.option(
-            "--micro-batches", type=int, default=1, show_default=True,
-            help="Passes of --batch images each whose gradients accumulate before a step.",
-        ),
-        click.option(
-            "--freeze", "frozen_layers", multiple=True, metavar="PATTERN",
-            help="Ops that are not trained: a name, a module path or a pattern with *; repeatable.",
-        ),
-        click.option("--input-gradients", is_flag=True, help="The network's inputs take gradients."),
-        click.option("--first-step", is_flag=True, help="The step that creates the optimizer's state."),
-        click.option("--late-step", is_flag=True, help="A step after RAdam has begun to rectify, its sixth or later."),
-        click.option("--allocator", is_flag=True, help="Replay in a model of PyTorch's CUDA caching allocator."),
-        click.option("--cuda-conf", metavar="TEXT", help=_CONF_HELP),
+        option("--fuse/--no-fuse", default=None, help=_FUSE_HELP),
+        option("--inplace", type=click.Choice(INPLACE), metavar="|".join(INPLACE), help=_INPLACE_HELP),
+        *([order_option(heading)] if order else []),
     ]  # fmt: skip
 
 
-set_aside = [
-    click.option("--context", default="0", metavar="BYTES", help=_CONTEXT_HELP),
-    click.option("--workspace", default="0", metavar="BYTES", help=_WORKSPACE_HELP),
-]
+def step_options() -> list[Callable[[F], F]]:
+    """Return the options that say how a training step runs, without those of its optimizer."""
+    option = under("Step")
+    return [
+        option(
+            "--precision", metavar="TYPE", help=_PRECISION_HELP, shell_complete=among(*PRECISIONS),
+        ),
+        option(
+            "--device", default="cuda", show_default=True, metavar="cuda|cpu",
+            help="Whose kernels and defaults; none is needed.", shell_complete=among("cuda", "cpu"),
+        ),
+        option(
+            "--loss", default="cross_entropy", show_default=True, metavar="NAME", help=_LOSS_HELP,
+            shell_complete=among(*LOSSES),
+        ),
+        option("--aux-weight", type=float, help="Weight of the losses of auxiliary outputs; 0 leaves them out."),
+        option("--autocast-loss", is_flag=True, help="The loss is computed inside autocast."),
+        option(
+            "--zero-grad", default="before_forward", show_default=True, metavar="WHEN",
+            help="Where optimizer.zero_grad() stands: before_forward, before_backward or after_step.",
+            shell_complete=among("before_forward", "before_backward", "after_step"),
+        ),
+        option(
+            "--set-to-none/--no-set-to-none", default=True, show_default=True,
+            help="Whether zero_grad frees gradients or fills them with zeros.",
+        ),
+        option(
+            "--micro-batches", type=int, default=1, show_default=True,
+            help="Passes of --batch images each whose gradients accumulate before a step.",
+        ),
+        option(
+            "--freeze", "frozen_layers", multiple=True, metavar="PATTERN",
+            help="Ops that are not trained: a name, a module path or a pattern with *; repeatable.",
+        ),
+        option("--input-gradients", is_flag=True, help="The network's inputs take gradients."),
+        option("--first-step", is_flag=True, help="The step that creates the optimizer's state."),
+        option("--late-step", is_flag=True, help="A step after RAdam has begun to rectify, its sixth or later."),
+    ]  # fmt: skip
 
 
-def network_options(order: bool = True, weights: bool = True) -> Callable[[F], F]:
+def optimizer_options() -> list[Callable[[F], F]]:
+    """Return the options of the optimizer."""
+    option = under("Optimizer")
+    return [
+        option(
+            "--optimizer", default="adam", show_default=True, metavar="NAME", help="One of `cnnlive optimizers`.",
+            shell_complete=among(*OPTIMIZERS),
+        ),
+        option("--momentum", type=float, help="Of sgd, rmsprop, muon and adafactor_bv."),
+        option("--weight-decay", type=float, help="Of all but rprop."),
+        option("--nesterov", is_flag=True, help="Of sgd and muon."),
+        option("--amsgrad", is_flag=True, help="Of adam and adamw."),
+        option(
+            "-O", "--option", "optimizer_options", multiple=True, metavar="KEY=VALUE",
+            help="Any option of the optimizer, as centered=true; repeatable.",
+        ),
+        option(
+            "--implementation", metavar="single|foreach|fused", help="[default: foreach on cuda, single on cpu]",
+            shell_complete=among("single", "foreach", "fused"),
+        ),
+    ]  # fmt: skip
+
+
+def memory_options(aside: bool = True) -> list[Callable[[F], F]]:
+    """Return the options about what is on a device beside the tensors; `aside`: what is set aside for others, too."""
+    option = under("Memory")
+    return [
+        option("--allocator", is_flag=True, help="Replay in a model of PyTorch's CUDA caching allocator."),
+        option("--cuda-conf", metavar="TEXT", help=_CONF_HELP),
+        *([option("--context", default="0", metavar="BYTES", help=_CONTEXT_HELP),
+           option("--workspace", default="0", metavar="BYTES", help=_WORKSPACE_HELP)] if aside else []),
+    ]  # fmt: skip
+
+
+def training_options() -> list[Callable[[F], F]]:
+    """Return the options that say how a training step runs, its optimizer and the allocator among it."""
+    return [*step_options(), *optimizer_options(), *memory_options(aside=False)]
+
+
+def network_options(order: bool = True, weights: bool = True, heading: str = "Inference") -> Callable[[F], F]:
     """Return what adds the argument NET and the options that say how it is built and run in inference.
 
     Parameters
     ----------
     order, weights : bool
         Whether the command takes an order, and whether types of weights matter to it.
+    heading : str
+        Of the options that are about the run.
     """
-    options = [click.argument("net"), batch_option, *inference_options(order, weights), *source_options("used")]
+    options = [net_argument, batch_option(heading), *inference_options(order, weights, heading),
+               *source_options("used")]  # fmt: skip
     return lambda command: with_options(command, options)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON (keys: docs/json.md).")
+def as_typed(value: Any) -> str:
+    """Write a default as one types it after ``--set KEY=``."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value)) + ("," if len(value) == 1 else "")
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _value(text: str) -> Any:
@@ -219,19 +293,3 @@ def read_shapes(pairs: Sequence[str]) -> dict[str, tuple[int, ...]]:
         if not equals or not name:
             raise AttributeValueError(f"--input-shape {pair!r}; allowed: NAME=SIZES, such as data=1,3,224,224")
     return found
-
-
-def print_json(kind: str, data: Mapping[str, Any]) -> None:
-    """Print an object as JSON."""
-    click.echo(json_text(kind, data))
-
-
-def json_text(kind: str, data: Mapping[str, Any]) -> str:
-    """Write an object, a key on each line, and of a list of objects each on a line of its own."""
-    fields = []
-    for key, value in {"format": f"cnnlive-{kind}-1", **data}.items():
-        text = json.dumps(value)
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
-        fields.append(f" {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(fields) + "\n}"

@@ -783,13 +783,13 @@ def batches_table(largest: int, found: Sequence[tuple[float, int]]) -> Renderabl
     -------
     rich renderable
     """
-    rows = [("everything kept", f"{largest:,}", "")]
+    rows = [("no checkpoints", f"{largest:,}", "")]
     for share, batch in found:
         times = f"{batch / largest:.2f} times as many" if largest else ""
         rows.append((f"up to {100 * share:.0f} % more time", f"{batch:,}", times))
     heads = [("with checkpoints", "l"), ("largest batch", "r"), ("", "l")]
-    words = "more time: of forward and backward, costs by the roofline; plans: `cnnlive checkpoint`"
-    return Group(indented(Lines(heads, rows, gives=0, may_go=(2,), least=12)), "", Text(words, "dim"))
+    words = "more time: of forward and backward, by the roofline; `cnnlive checkpoint` has the plan for a batch"
+    return Group(Lines(heads, rows, gives=0, may_go=(2,), least=12), Text(words, "dim"))
 
 
 # ---------------------------------------------------------------------------------- problems measured elsewhere

@@ -36,10 +36,9 @@ def compare_report(found: Comparison, *, columns: int = 120) -> RenderableType:
         parts += ["", Text(f"What makes the difference, from {found.ideal_bytes:,} B of ideal on:"), indented(steps)]
     if any(row.workspace_bytes for row in found.rows):
         words = ", ".join(f"{r.profile.name} {r.workspace_bytes:,} B" for r in found.rows if r.workspace_bytes)
-        parts.append(note(f"Besides, kernels keep a workspace: {words}."))
-    parts.append(
-        note("Weights are in neither activations nor arena, the runtime itself in none. `cnnlive profiles`: the rules.")
-    )
+        parts += ["", note(f"Besides, kernels keep a workspace: {words}.")]
+    words = "Weights are in neither activations nor arena, the runtime itself in none. `cnnlive profiles`: the rules."
+    parts += ["", note(words)]
     return Group(*parts)
 
 

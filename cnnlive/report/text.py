@@ -465,9 +465,9 @@ def plain_table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]])
     return table
 
 
-def note(words: str) -> Group:
+def note(words: str) -> Text:
     """Return a line under a table, such as what else to try."""
-    return Group("", Text(words, "dim"))
+    return Text(words, "dim")
 
 
 def open_console() -> Console:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -17,7 +18,15 @@ from cnnlive.report.reasons import bytes_by_type, training_reasons
 from cnnlive.report.text import Lines, both_bytes, grid, indented, percent, sparkline
 from cnnlive.units import format_bytes, format_count
 
-__all__ = ["fit_report", "training_ops_table", "training_report", "training_timeline_table"]
+__all__ = [
+    "Dominant",
+    "ModuleShare",
+    "dominant",
+    "fit_report",
+    "training_ops_table",
+    "training_report",
+    "training_timeline_table",
+]
 
 _NARROW: Final = 84
 _SETTING: Final = {"before_backward": "zero_grad before backward", "after_step": "zero_grad after the step"}
@@ -284,12 +293,129 @@ def _parts(plan: TrainingPlan | InferencePlan) -> dict[str, int]:
     return {"parameters": plan.parameter_bytes, "buffers": plan.buffer_bytes, "activations": plan.activation_peak_bytes}
 
 
-def _limit(plan: TrainingPlan | InferencePlan) -> str:
-    """Say where the peak is and what most of it is."""
-    phase = plan.peak_phase if isinstance(plan, TrainingPlan) else "inference"
+class ModuleShare(NamedTuple):
+    """A module, or an op in none, and its share of what dominates."""
+
+    module: str
+    share: float
+
+
+class Dominant(NamedTuple):
+    """What most of a peak consists of.
+
+    Attributes
+    ----------
+    name : str
+        A part of the peak, as in the composition of a plan.
+    nbytes : int
+    modules : tuple of ModuleShare
+        Who holds it, the most first. What is alive counts by bytes; parameters, their gradients and the optimizer's
+        state count by parameters.
+    largest : str
+        The largest tensor of it; empty where it is parameters.
+    largest_bytes : int
+    """
+
+    name: str
+    nbytes: int
+    modules: tuple[ModuleShare, ...]
+    largest: str
+    largest_bytes: int
+
+
+_ALIVE: Final = {"activations": "activation", "temporaries": "temporary"}
+_SPLIT: Final = 0.6  # a module that holds more than this is taken apart
+_WHAT: Final = {
+    "activations": "activations that backward keeps",
+    "optimizer_state": "state of the optimizer",
+    "temporaries": "temporaries: gradients of activations, or of the optimizer's step",
+}
+_MODULES: Final = 5
+
+
+def dominant(plan: TrainingPlan | InferencePlan) -> Dominant:
+    """Return what most of a peak consists of, and which modules hold it.
+
+    Parameters
+    ----------
+    plan : TrainingPlan or InferencePlan
+
+    Returns
+    -------
+    Dominant
+    """
     name, nbytes = max(_parts(plan).items(), key=lambda item: item[1])
-    where = plan.peak_op if phase == "optimizer" else f"in {phase} at {plan.peak_op}"
-    return f"batch {plan.batch} peaks {where}; {percent(nbytes, plan.peak_bytes)} of it are {name.replace('_', ' ')}"
+    net = plan.network
+    path = {op: f"{scope}.{op}" if scope and not op.startswith(f"{scope}.") else op
+            for op, scope in zip(net.op_names, net.op_scopes, strict=True)}  # fmt: skip
+    held: list[tuple[str, str, int]] = []
+    if isinstance(plan, TrainingPlan) and name in _ALIVE:
+        held = [(t.op, t.name, t.nbytes) for t in plan.live_at_peak if t.kind == _ALIVE[name]]
+    elif isinstance(plan, InferencePlan) and name == "activations":
+        held = [(b.name if b.name in path else b.name.rpartition(":")[0], b.name, b.nbytes) for b in plan.live_at_peak]
+    if held:
+        top = max(held, key=lambda row: row[2])
+        amounts = Counter[str]()
+        for op, _, n in held:
+            amounts[path.get(op, op)] += n
+        return Dominant(name, nbytes, _by_module(amounts), *top[1:])
+    if isinstance(plan, TrainingPlan):
+        amounts = Counter({path.get(row.name, row.name): row.parameter_bytes for row in plan.ops})
+    else:
+        amounts = Counter({path.get(row.name, row.name): row.parameters for row in plan.ops})
+    return Dominant(name, nbytes, _by_module(amounts), "", 0)
+
+
+def _by_module(amounts: Mapping[str, int]) -> tuple[ModuleShare, ...]:
+    """Sum amounts of dotted paths by their outermost modules; one that holds most of it is taken apart."""
+    total = sum(amounts.values())
+    depth = dict.fromkeys((path.split(".")[0] for path, n in amounts.items() if n), 1)
+    apart: set[str] = set()
+    while True:
+        sums = Counter[str]()
+        for path, n in amounts.items():
+            parts = path.split(".")
+            module = next((m for k in range(len(parts), 0, -1) if (m := ".".join(parts[:k])) in depth), "")
+            sums[module] += n
+        most = sums.most_common(1)
+        module = most[0][0] if most else ""
+        if module in apart or not most or not most[0][1] > _SPLIT * total:
+            break
+        apart.add(module)
+        below = {".".join(path.split(".")[: depth[module] + 1]) for path, n in amounts.items()
+                 if n and path.startswith(f"{module}.")}  # fmt: skip
+        if not below:
+            break
+        level = depth.pop(module) + 1
+        depth.update(dict.fromkeys(sorted(below), level))
+        if module in amounts:  # an op of the module's own name stays beside its parts
+            depth[module] = level
+    return tuple(ModuleShare(m, n / total) for m, n in sums.most_common() if n and m)
+
+
+def _limit(plan: TrainingPlan | InferencePlan) -> str:
+    """Say where the peak is."""
+    phase = plan.peak_phase if isinstance(plan, TrainingPlan) else "inference"
+    where = "in the optimizer's step" if phase == "optimizer" else f"in {phase} at {plan.peak_op}"
+    return f"batch {plan.batch} peaks {where}"
+
+
+def _dominates(plan: TrainingPlan | InferencePlan) -> list[RenderableType]:
+    """Say what most of a peak is, and who holds it."""
+    found = dominant(plan)
+    words = found.name.replace("_", " ")
+    if isinstance(plan, TrainingPlan):
+        words = _WHAT.get(found.name, words)
+    words = f"{words}, {percent(found.nbytes, max(plan.peak_bytes, 1))}"
+    parts: list[RenderableType] = [Text.assemble(f"what dominates at batch {plan.batch}: ", (words, "bold"))]
+    rows = [(m.module, f"{100 * m.share:.1f} %") for m in found.modules[:_MODULES]]
+    if rest := found.modules[_MODULES:]:
+        rows.append((f"({len(rest)} more)", f"{100 * sum(m.share for m in rest):.1f} %"))
+    if rows:
+        parts.append(indented(Lines([("held by", "l"), ("share", "r")], rows, gives=0, least=12)))
+    if found.largest:
+        parts.append(Text(f"the largest tensor of it: {found.largest}, {format_bytes(found.largest_bytes)}"))
+    return parts
 
 
 def _columns(found: Sequence[Fit]) -> Lines:
@@ -312,7 +438,7 @@ def _columns(found: Sequence[Fit]) -> Lines:
     return Lines(heads, cells, 0, gives=0, may_go=tuple(range(2, len(heads), 2)), least=12)
 
 
-def fit_report(found: Sequence[Fit], answer: str) -> RenderableType:
+def fit_report(found: Sequence[Fit], answer: str, batches: RenderableType | None = None) -> RenderableType:
     """Report whether a net fits a budget, at one batch or at two of them side by side.
 
     Parameters
@@ -321,6 +447,8 @@ def fit_report(found: Sequence[Fit], answer: str) -> RenderableType:
         At least one; more stand beside each other.
     answer : str
         The answer in words.
+    batches : rich renderable, optional
+        More of the answer, which stands below it.
 
     Returns
     -------
@@ -330,7 +458,8 @@ def fit_report(found: Sequence[Fit], answer: str) -> RenderableType:
     plan = first.plan
     reserved = isinstance(plan, TrainingPlan) and plan.reserved_bytes is not None
     budget = Text(f"budget {format_bytes(first.budget_bytes)} ({first.budget_bytes:,} B)")
-    parts: list[RenderableType] = [_columns(found), "", *(Text(_limit(fit.plan)) for fit in found)]
+    parts: list[RenderableType] = [] if batches is None else [batches, ""]
+    parts += [*_dominates(plan), "", _columns(found), "", *(Text(_limit(fit.plan)) for fit in found)]
     if len(found) == 2 and not reserved:
         step = found[1].plan.batch - plan.batch
         more = found[1].needed_bytes - first.needed_bytes
