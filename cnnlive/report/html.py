@@ -36,6 +36,7 @@ from cnnlive.report.frame import (
 )
 from cnnlive.report.lives import Lives, inference_lives, node_words, remat_lives, training_lives
 from cnnlive.report.reasons import reasons, training_reasons
+from cnnlive.report.text import shape_text
 from cnnlive.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ def _card(label: str, nbytes: int | None, hint: str = "", value: str = "") -> Ca
     if nbytes is None:
         return {"label": label, "value": value, "text": "", "hint": hint}
     return {"label": label, "value": format_bytes(nbytes), "text": f"{nbytes:,} B", "hint": hint}
+
+
+def _both(nbytes: int) -> str:
+    """Return bytes for people and exactly; below one KiB they are the same."""
+    return f"{nbytes:,} B" if nbytes < 1024 else f"{format_bytes(nbytes)} ({nbytes:,} B)"
 
 
 def _percent(share: float) -> str:
@@ -249,7 +255,7 @@ def _of_training(
             ends=phase_ends(plan), limit=limit, lives=training_lives(plan),
         ),
         _table(plan, "ops", "Layers of the training step",
-               "One row per op of the network; the loss is the last.", "saved_bytes", "Layers"),
+               "One row per op of the network; the loss is the last.", "saved_bytes", "Training layers"),
     ]  # fmt: skip
 
 
@@ -281,14 +287,15 @@ def _of_fit(found: Any, results: Results) -> list[Section]:
     plan = found.plan
     sections = _KINDS[type(plan).__name__].sections(plan, results, limit=found.budget_bytes, aside=aside)
     word = "fits" if found.fits else "does not fit"
-    words = f"Batch {plan.batch} {word}: what is needed, part by part. The parts add up to {found.needed_bytes:,} B."
+    words = f"Batch {plan.batch} {word}: what is needed, part by part. The parts add up to {_both(found.needed_bytes)}."
     return [*sections, _table(found, "parts", "What the device has to hold", words, "nbytes", "Device")]
 
 
 def _fit_cards(found: Any) -> list[Card]:
     word = "fits" if found.fits else "does not fit"
     cards = [_card("needed", found.needed_bytes, f"{word} {format_bytes(found.budget_bytes)}")]
-    return [*cards, *_KINDS[type(found.plan).__name__].cards(found.plan)]
+    of_plan = _KINDS[type(found.plan).__name__].cards(found.plan)
+    return [*cards, *(card for card in of_plan if card["text"] != cards[0]["text"])]
 
 
 # ---------------------------------------------------------------------------------- orders, arenas, profiles
@@ -301,7 +308,7 @@ def _of_order(plan: Any, results: Results) -> list[Section]:
     kinds, rows = _inference_rows(best)
     words = (
         f"Memory alive in the best order that was found, {_proof(plan)}. The line is the program's order, with a "
-        f"peak of {plan.program_peak_bytes:,} B of activations where this one has {plan.peak_bytes:,} B."
+        f"peak of {_both(plan.program_peak_bytes)} of activations where this one has {_both(plan.peak_bytes)}."
     )
     return [
         _timeline("Execution order", words, short="Order", mode="inference", kinds=kinds, rows=rows,
@@ -335,7 +342,7 @@ def _arena(
             if i >= 0:
                 op[k], scope[k] = net.op_kinds[i], net.op_scopes[i]
             if name in of:
-                what[k] = f"{'x'.join(map(str, of[name].shape)) or 'scalar'} {of[name].dtype}"
+                what[k] = f"{shape_text([of[name].shape])} {of[name].dtype}"
         steps = [net.op_names[i] for i in net_plan.order.tolist()]
         scopes = [net.op_scopes[i] for i in net_plan.order.tolist()]
     return _section(
@@ -353,11 +360,11 @@ def _arena(
 def _of_arena(plan: Any, results: Results) -> list[Section]:
     if plan.offsets is None:
         why = plan.reason or plan.status
-        words = f"There is no placement: {why}. What is alive at once takes {plan.peak_load:,} B."
+        words = f"There is no placement: {why}. What is alive at once takes {_both(plan.peak_load)}."
     else:
         words = (
-            f"Every buffer in one block of memory: time to the right, addresses upwards. {plan.arena_bytes:,} B, "
-            f"{_proof(plan)}; what is alive at once takes {plan.peak_load:,} B. Weights are not in the arena."
+            f"Every buffer in one block of memory: time to the right, addresses upwards. {_both(plan.arena_bytes)}, "
+            f"{_proof(plan)}; what is alive at once takes {_both(plan.peak_load)}. Weights are not in the arena."
         )
     alignment = int(plan.buffers.alignment.max(initial=1))
     return [_arena("Arena", words, plan, plan.plan, plan.offsets, plan.arena_bytes, alignment)]
@@ -466,7 +473,7 @@ def _remat_words(plan: Any) -> str:
         f"at most {_percent(plan.gap)} of the step above the cheapest"
     )  # fmt: skip
     return (
-        f"Memory alive within a budget of {plan.budget:,} B: what backward wants is dropped and made again, at "
+        f"Memory alive within a budget of {_both(plan.budget)}: what backward wants is dropped and made again, at "
         f"{_percent(plan.overhead)} more time; {proof}. The line is the same with everything kept. What runs again "
         "counts to the step that asks for it."
     )
@@ -509,7 +516,7 @@ def _of_wraps(plan: Any, results: Results) -> list[Section]:
     names = [*(f"record {k}" for k in range(n)), *(f"record {k}" for k in range(n - 1, -1, -1)), "optimizer.step"]
     words = (
         f"Memory alive with {len(plan.regions):,} modules wrapped by torch.utils.checkpoint, at "
-        f"{_percent(plan.overhead)} more time; with nothing wrapped the peak is {plan.keep_bytes:,} B."
+        f"{_percent(plan.overhead)} more time; with nothing wrapped the peak is {_both(plan.keep_bytes)}."
     )
     sections = [
         _timeline("Wrapped modules", words, short="Wraps", mode="training", kinds=["alive"], rows=plan.timeline[None],
@@ -537,8 +544,8 @@ def _of_frontier(found: Any, results: Results) -> list[Section]:
     }  # fmt: skip
     words = (
         "Memory against time: the least more time that a plan within each budget was found for, and the proven bound "
-        f"that no plan is below. Below {found.least_bound:,} B there is proven to be no plan; from "
-        f"{found.keep_bytes:,} B on nothing runs again."
+        f"that no plan is below. Below {_both(found.least_bound)} there is proven to be no plan; from "
+        f"{_both(found.keep_bytes)} on nothing runs again."
     )
     return [_section(
         "frontier", "Checkpoints: memory against time" if whole else "Recomputation: memory against time", words,
@@ -569,7 +576,7 @@ def _of_chain(plan: Any, results: Results) -> list[Section]:
     runs, ids = plan.runs, plan.chain.ids
     words = (
         f"Memory alive during each run of a stage, at {_percent(plan.ratio)} more time; with everything kept the peak "
-        f"is {plan.keep_all_bytes:,} B."
+        f"is {_both(plan.keep_all_bytes)}."
     )
     return [
         _timeline("Chain", words, short="Chain", mode="training", kinds=["alive"], rows=plan.timeline[None],
@@ -589,7 +596,7 @@ def _of_chain_frontier(found: Any, results: Results) -> list[Section]:
     peaks = found.peak_bytes.tolist()
     words = (
         f"Memory against time: all {len(found):,} plans of the method {found.method} that none other is better than. "
-        f"From {found.keep_all_bytes:,} B on nothing runs again."
+        f"From {_both(found.keep_all_bytes)} on nothing runs again."
     )
     return [_section(
         "frontier", "Chain: memory against time", words, keep_bytes=found.keep_all_bytes, keep_cost=float(cost),
@@ -609,7 +616,7 @@ def _of_wrap_frontier(found: Any, results: Results) -> list[Section]:
     peaks = found.peaks.tolist()
     words = (
         f"Memory against time: choices of {found.kind} to wrap with torch.utils.checkpoint that none other is better "
-        f"than. With nothing wrapped the peak is {found.keep_bytes:,} B."
+        f"than. With nothing wrapped the peak is {_both(found.keep_bytes)}."
     )
     return [_section(
         "frontier", "Wrapped modules: memory against time", words, keep_bytes=found.keep_bytes,
