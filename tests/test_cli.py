@@ -762,7 +762,7 @@ def test_commands_are_listed_as_people_meet_them():
     text = run("--help").stdout
     sections = re.findall(r"^(What .*):\n((?:  \S.*\n| {10,}\S.*\n)+)", text, re.M)
     assert {head: re.findall(r"^  (\S+)", rows, re.M) for head, rows in sections} == {
-        "What it takes": ["inference", "training", "fit", "ops"],
+        "What it takes": ["inference", "training", "fit", "ops", "report"],
         "What to do about it": ["checkpoint", "frontier", "order", "arena", "compare"],
         "What there is": ["zoo", "operators", "optimizers", "profiles"],
     }

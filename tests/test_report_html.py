@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,29 @@ def test_what_has_no_report_is_refused_with_what_has_one(wrong):
 def test_a_report_of_nothing_is_refused():
     with pytest.raises(ReportError, match="a report of nothing; allowed: one or more of TrainingPlan"):
         html_report([])
+
+
+def test_the_documented_keys_are_the_real_ones(results):
+    text = (Path(__file__).parents[1] / "docs/report.md").read_text(encoding="utf-8")
+    documented = {}
+    for heading, body in re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL):
+        rows = [line.split("|")[1:3] for line in body.splitlines() if line.startswith("| `")]
+        documented[heading] = {k for first, _ in rows for k in re.findall(r"`(\w+)`", first)}
+    data = payload(list(results.values()), notes=["a note"])
+    assert documented.pop("report") == set(data)
+    common = documented.pop("section")
+    assert set(documented) == {s["kind"] for s in data["sections"]}
+    for s in data["sections"]:
+        assert common | documented[s["kind"]] | {"kind"} == set(s), s["kind"]
+    # Keys further inside, of lists and of objects, are named on the page as well.
+    named = set(re.findall(r"`(\w+)`", text))
+    for s in data["sections"]:
+        for value in s.values():
+            inner = value[0] if isinstance(value, list) and value else value
+            assert (
+                set(inner if isinstance(inner, dict) and (s["kind"] != "table" or value is s["columns"]) else ())
+                <= named
+            )
 
 
 # ---------------------------------------------------------------------------------- timelines
