@@ -167,7 +167,7 @@ def _opened(page: Page) -> Page:
 # ---------------------------------------------------------------------------------- loading
 
 
-@pytest.mark.parametrize("name", ["small", "deep"])
+@pytest.mark.parametrize("name", ["deep", "small"])  # the small one stays open
 def test_a_report_draws_every_section_without_errors_and_asks_for_nothing(name, request):
     page = request.getfixturevalue(name)
     page.window.open(page.path)
@@ -247,45 +247,6 @@ def odd(window, small, tmp_path_factory):
 @pytest.fixture
 def on_odd(odd):
     return _opened(odd)
-
-
-def test_a_name_is_never_markup(odd):
-    page, window = odd, odd.window
-    window.open(page.path)
-    for section in page.data["sections"]:
-        page.see(section)
-    assert window.text("h1") == NAME
-    assert window.script("return document.querySelectorAll('img, #main script').length") == 0
-    assert page.rows("#table")[0] == [NAME]
-    # A section that the page cannot draw says so; the others are drawn.
-    assert ["no drawing of the kind" in text for text in window.texts(".failure")] == [True]
-    assert len(window.errors()) == 1
-
-
-def test_amounts_read_as_the_library_prints_them(on_odd):
-    page, at = on_odd, "#amounts"
-    page.see(page.sections["amounts"])
-    assert [row[1] for row in page.rows(at)] == [row[0] for row in page.rows(at)]
-    page.window.click("#units")
-    assert [row[1] for row in page.rows(at)] == [f"{value:,}" for value in AMOUNTS]
-    page.window.click("#units")
-    assert [row[1] for row in page.rows(at)] == [row[0] for row in page.rows(at)]
-
-
-def test_a_budget_far_above_is_said_in_words(on_odd):
-    section = on_odd.sections["budget"]
-    at = on_odd.see(section)
-    assert any("1.00 TiB (1,099,511,627,776 B)" in text for text in on_odd.window.texts(f"{at} .notice"))
-    high = on_odd.window.script("return document.querySelector(arguments[0] + ' .plot').layout.yaxis.range[1]", at)
-    assert high < 2 * section["peak_bytes"]
-
-
-def test_an_arena_without_a_placement_says_why_and_lists_its_buffers(on_odd):
-    section = on_odd.sections["none"]
-    at = on_odd.see(section)
-    assert on_odd.window.text(f"{at} .notice").startswith("No placement: infeasible.")
-    assert f"{section['lower_bound']:,} B" in on_odd.window.text(f"{at} .notice")
-    assert len(on_odd.rows(at)) == len(section["buffers"]["name"])
 
 
 # ---------------------------------------------------------------------------------- the timeline
@@ -401,86 +362,6 @@ def test_kinds_are_shown_and_hidden(on_small):
     assert page.traces(section).keys() == before.keys()
 
 
-def test_two_thousand_steps_keep_every_maximum_at_every_zoom(on_deep):
-    page = on_deep
-    section = page.first("timeline", "Inference")
-    at, n = page.see(section), len(section["steps"]["op"])
-    assert n == 2001
-    shown = [k for k, values in enumerate(section["bytes"]) if any(values)]
-    pressed = page.window.script(
-        "return [...document.querySelectorAll(arguments[0] + ' .key[aria-pressed=true]')].map(e => e.dataset.kind)", at
-    )
-    totals = np.sum([section["bytes"][k] for k in shown if section["kinds"][k]["key"] in pressed], axis=0)
-
-    def check(low: float, high: float) -> int:
-        traces = [trace for trace in page.traces(section).values() if trace["stacked"]]
-        edges, columns = traces[0]["x"], np.sum([trace["y"] for trace in traces], axis=0)
-        assert edges[0] == np.floor(low)
-        assert edges[-1] == np.ceil(high)
-        for begin, end, column in zip(edges, edges[1:], columns, strict=False):
-            assert column == totals[begin:end].max()
-        return len(edges) - 1
-
-    def view() -> list[float]:
-        return page.window.script("return document.querySelector(arguments[0] + ' .plot').layout.xaxis.range", at)
-
-    bins = check(0, n)
-    assert 300 < bins <= 700
-    # A drag over a tenth of the drawing shows that tenth, every step by itself.
-    page.window.drag(*page.point(section, 0.4, 0.5), *page.point(section, 0.5, 0.5))
-    low, high = view()
-    assert (low, high) == (pytest.approx(800, abs=5), pytest.approx(1000, abs=5))
-    assert check(low, high) == np.ceil(high) - np.floor(low)
-    assert re.fullmatch(r"steps [\d,]+.[\d,]+ of 2,001", page.window.text(f"{at} .range"))
-    # The wheel zooms a chart that has the focus, about the pointer.
-    page.focus(section)
-    x, y = page.point(section, 0.5, 0.5)
-    page.window.command("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-300)
-    page.window.until(
-        "const [a, b] = document.querySelector(arguments[0] + ' .plot').layout.xaxis.range;return b - a < arguments[1]",
-        at,
-        0.8 * (high - low),
-    )
-    check(*view())
-    page.window.press(x, y, clicks=1)
-    page.window.press(x, y, clicks=2)
-    assert view() == [0, n]
-    check(0, n)
-    # The keyboard reaches every step, and the view follows.
-    page.window.keys("+", "+", "+", "End")
-    assert page.window.text("#live").startswith(section["steps"]["op"][-1])
-    assert view()[1] == n
-
-
-def test_steps_are_joined_by_module(on_deep):
-    page = on_deep
-    section = page.first("timeline", "Training step")
-    at = page.see(section)
-    choices = page.window.script(
-        "return [...document.querySelector(arguments[0] + ' select').options].map(o => [o.value, o.textContent])", at
-    )
-    assert [value for value, _ in choices] == ["0", "1", "2"]
-    scopes = [scope.split(".")[0] for scope in section["steps"]["scope"]]
-    phase = np.concatenate([[k] * (p["end"] - p["begin"]) for k, p in enumerate(section["phases"])])
-    cuts = [0, *(s for s in range(1, len(scopes)) if (scopes[s], phase[s]) != (scopes[s - 1], phase[s - 1]))]
-    ends = [*cuts[1:], len(scopes)]
-    totals = np.sum(section["bytes"], axis=0)
-    select = "const s = document.querySelector(arguments[0] + ' select'); s.value = arguments[1];"
-    page.window.script(select + "s.dispatchEvent(new Event('change'))", at, "1")
-    traces = page.traces(section)
-    stacked = [trace for trace in traces.values() if trace["stacked"]]
-    assert stacked[0]["x"] == [*cuts, len(scopes)]
-    highest = [totals[a:b].max() for a, b in zip(cuts, ends, strict=True)]
-    assert np.sum([trace["y"] for trace in stacked], axis=0)[:-1].tolist() == highest
-    assert {"stage0", "stage3"} <= set(page.window.texts(f"{at} .xtick text"))
-    block = next(k for k, a in enumerate(cuts) if scopes[a] == "stage1")
-    page.window.move(*page.point(section, (cuts[block] + ends[block]) / 2 / len(scopes), 0.2))
-    tip = page.window.text(f"{at} .tip")
-    assert tip.startswith(f"stage1: steps {cuts[block]:,}\u2013{ends[block] - 1:,}")
-    assert f"{highest[block]:,} B" in tip
-    page.window.script(select + "s.dispatchEvent(new Event('change'))", at, "0")
-
-
 # ---------------------------------------------------------------------------------- arena, frontier
 
 
@@ -529,21 +410,6 @@ def test_the_keyboard_goes_through_the_buffers_of_an_arena(on_small):
     assert format_bytes(buffers["nbytes"][order[1]]) in text
     page.window.keys("Enter")
     assert page.window.texts(f"#{section['id']} tr.chosen td:first-child")[0].strip() == buffers["name"][order[1]]
-
-
-def test_thousands_of_rectangles_are_a_handful_of_elements(on_deep):
-    page = on_deep
-    section = page.first("arena")
-    at = page.see(section)
-    assert len(section["buffers"]["name"]) > 1000
-    assert sum(trace["x"].count(None) for trace in page.traces(section).values()) == len(section["buffers"]["name"])
-    drawn = page.window.script("return document.querySelectorAll(arguments[0] + ' .plot svg *').length", at)
-    assert drawn < 700
-    # A zoomed drawing has the rectangles of its box alone, and their names.
-    page.window.drag(*page.point(section, 0.1, 0.9), *page.point(section, 0.12, 0.02))
-    zoomed = page.traces(section)
-    assert 3 < sum(trace["x"].count(None) for name, trace in zoomed.items() if name != "names") < 200
-    assert page.window.texts(f"{at} .textpoint text, {at} .trace text")
 
 
 def test_the_frontier_reads_out_a_plan_and_answers_any_budget(on_small, results):
@@ -641,61 +507,6 @@ def test_tables_filter_by_words_and_comparisons(on_small):
     page.window.click(f"{at} .tools button[aria-pressed]")
 
 
-def test_tables_fold_by_module(on_deep):
-    page = on_deep
-    section = page.first("table", "inference")
-    at, scope = page.see(section), section["scope"]
-    groups = f"{at} tr.group button"
-    assert page.window.texts(groups) == [f"▸stage{k} ({scope_count(scope, f'stage{k}')})" for k in range(4)]
-    # Many rows are closed at first; a module opens one level.
-    page.window.click(f"{at} button[data-path='stage1']")
-    opened = page.window.texts(groups)
-    assert len(opened) == 4 + 125
-    assert page.window.script("return document.activeElement.dataset.path") == "stage1"
-    page.window.keys("Enter")
-    assert len(page.window.texts(groups)) == 4
-    for column in section["columns"]:
-        if column.get("total") == "sum" and column["type"] == "bytes":
-            k = page.window.texts(f"{at} th button > span:first-child").index(column["label"])
-            sums = [
-                sum(v for v, path in zip(section["rows"][column["key"]], scope, strict=True) if path.startswith(stage))
-                for stage in ("stage0", "stage1", "stage2", "stage3")
-            ]
-            assert [row[k] for row in page.rows(at) if row[0].startswith("▸")] == [format_bytes(v) for v in sums]
-    # What is filtered is opened.
-    _type(page, at, "stage2.77")
-    assert [row[0] for row in page.rows(at)][-1].startswith("stage2.77")
-    _type(page, at, "")
-
-
-def scope_count(scope: list[str], module: str) -> int:
-    return sum(path.split(".")[0] == module for path in scope)
-
-
-def test_long_tables_have_the_rows_that_are_looked_at(on_deep):
-    page = on_deep
-    section = page.first("table", "inference")
-    at = page.see(section)
-    page.window.click(f"{at} .tools button[aria-pressed]")
-    assert page.window.text(f"{at} .said") == "2,001 rows"
-    assert len(page.rows(at)) < 300
-    script = (
-        "const b = document.querySelector(arguments[0] + ' .rows'); b.scrollTop = arguments[1];"
-        "return b.scrollHeight - b.clientHeight"
-    )
-    bottom = page.window.script(script, at, 0)
-    page.window.script(script, at, bottom)
-    page.window.until(
-        "return [...document.querySelectorAll(arguments[0] + ' tbody tr:not(.gap)')].at(-1).cells[0].textContent.trim()"
-        " === arguments[1]",
-        at,
-        section["rows"]["name"][-1],
-    )
-    assert len(page.rows(at)) < 300
-    page.window.script(script, at, 0)
-    page.window.click(f"{at} .tools button[aria-pressed]")
-
-
 def test_a_table_is_saved_as_csv(on_small, tmp_path):
     page = on_small
     section = page.first("table", "inference")
@@ -762,6 +573,201 @@ def test_rules_of_thumb_end_at_the_exact_figure(on_small, results):
         assert all(reason["words"] in line[0] for reason, line in zip(rule["reasons"], lines[1:-1], strict=True))
     exact = {rule["exact_bytes"] for rule in section["rules"]}
     assert exact == {results["training"].peak_bytes, results["inference"].peak_bytes}
+
+
+# ---------------------------------------------------------------------------------- two thousand layers
+
+
+def test_two_thousand_steps_keep_every_maximum_at_every_zoom(on_deep):
+    page = on_deep
+    section = page.first("timeline", "Inference")
+    at, n = page.see(section), len(section["steps"]["op"])
+    assert n == 2001
+    shown = [k for k, values in enumerate(section["bytes"]) if any(values)]
+    pressed = page.window.script(
+        "return [...document.querySelectorAll(arguments[0] + ' .key[aria-pressed=true]')].map(e => e.dataset.kind)", at
+    )
+    totals = np.sum([section["bytes"][k] for k in shown if section["kinds"][k]["key"] in pressed], axis=0)
+
+    def check(low: float, high: float) -> int:
+        traces = [trace for trace in page.traces(section).values() if trace["stacked"]]
+        edges, columns = traces[0]["x"], np.sum([trace["y"] for trace in traces], axis=0)
+        assert edges[0] == np.floor(low)
+        assert edges[-1] == np.ceil(high)
+        for begin, end, column in zip(edges, edges[1:], columns, strict=False):
+            assert column == totals[begin:end].max()
+        return len(edges) - 1
+
+    def view() -> list[float]:
+        return page.window.script("return document.querySelector(arguments[0] + ' .plot').layout.xaxis.range", at)
+
+    bins = check(0, n)
+    assert 300 < bins <= 700
+    # A drag over a tenth of the drawing shows that tenth, every step by itself.
+    page.window.drag(*page.point(section, 0.4, 0.5), *page.point(section, 0.5, 0.5))
+    low, high = view()
+    assert (low, high) == (pytest.approx(800, abs=5), pytest.approx(1000, abs=5))
+    assert check(low, high) == np.ceil(high) - np.floor(low)
+    assert re.fullmatch(r"steps [\d,]+.[\d,]+ of 2,001", page.window.text(f"{at} .range"))
+    # The wheel zooms a chart that has the focus, about the pointer.
+    page.focus(section)
+    x, y = page.point(section, 0.5, 0.5)
+    page.window.command("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-300)
+    page.window.until(
+        "const [a, b] = document.querySelector(arguments[0] + ' .plot').layout.xaxis.range;return b - a < arguments[1]",
+        at,
+        0.8 * (high - low),
+    )
+    check(*view())
+    page.window.press(x, y, clicks=1)
+    page.window.press(x, y, clicks=2)
+    assert view() == [0, n]
+    check(0, n)
+    # The keyboard reaches every step, and the view follows.
+    page.window.keys("+", "+", "+", "End")
+    assert page.window.text("#live").startswith(section["steps"]["op"][-1])
+    assert view()[1] == n
+
+
+def test_steps_are_joined_by_module(on_deep):
+    page = on_deep
+    section = page.first("timeline", "Training step")
+    at = page.see(section)
+    choices = page.window.script(
+        "return [...document.querySelector(arguments[0] + ' select').options].map(o => [o.value, o.textContent])", at
+    )
+    assert [value for value, _ in choices] == ["0", "1", "2"]
+    scopes = [scope.split(".")[0] for scope in section["steps"]["scope"]]
+    phase = np.concatenate([[k] * (p["end"] - p["begin"]) for k, p in enumerate(section["phases"])])
+    cuts = [0, *(s for s in range(1, len(scopes)) if (scopes[s], phase[s]) != (scopes[s - 1], phase[s - 1]))]
+    ends = [*cuts[1:], len(scopes)]
+    totals = np.sum(section["bytes"], axis=0)
+    select = "const s = document.querySelector(arguments[0] + ' select'); s.value = arguments[1];"
+    page.window.script(select + "s.dispatchEvent(new Event('change'))", at, "1")
+    traces = page.traces(section)
+    stacked = [trace for trace in traces.values() if trace["stacked"]]
+    assert stacked[0]["x"] == [*cuts, len(scopes)]
+    highest = [totals[a:b].max() for a, b in zip(cuts, ends, strict=True)]
+    assert np.sum([trace["y"] for trace in stacked], axis=0)[:-1].tolist() == highest
+    assert {"stage0", "stage3"} <= set(page.window.texts(f"{at} .xtick text"))
+    block = next(k for k, a in enumerate(cuts) if scopes[a] == "stage1")
+    page.window.move(*page.point(section, (cuts[block] + ends[block]) / 2 / len(scopes), 0.2))
+    tip = page.window.text(f"{at} .tip")
+    assert tip.startswith(f"stage1: steps {cuts[block]:,}\u2013{ends[block] - 1:,}")
+    assert f"{highest[block]:,} B" in tip
+    page.window.script(select + "s.dispatchEvent(new Event('change'))", at, "0")
+
+
+def test_thousands_of_rectangles_are_a_handful_of_elements(on_deep):
+    page = on_deep
+    section = page.first("arena")
+    at = page.see(section)
+    assert len(section["buffers"]["name"]) > 1000
+    assert sum(trace["x"].count(None) for trace in page.traces(section).values()) == len(section["buffers"]["name"])
+    drawn = page.window.script("return document.querySelectorAll(arguments[0] + ' .plot svg *').length", at)
+    assert drawn < 700
+    # A zoomed drawing has the rectangles of its box alone, and their names.
+    page.window.drag(*page.point(section, 0.1, 0.9), *page.point(section, 0.12, 0.02))
+    zoomed = page.traces(section)
+    assert 3 < sum(trace["x"].count(None) for name, trace in zoomed.items() if name != "names") < 200
+    assert page.window.texts(f"{at} .textpoint text, {at} .trace text")
+
+
+def test_tables_fold_by_module(on_deep):
+    page = on_deep
+    section = page.first("table", "inference")
+    at, scope = page.see(section), section["scope"]
+    groups = f"{at} tr.group button"
+    assert page.window.texts(groups) == [f"▸stage{k} ({scope_count(scope, f'stage{k}')})" for k in range(4)]
+    # Many rows are closed at first; a module opens one level.
+    page.window.click(f"{at} button[data-path='stage1']")
+    opened = page.window.texts(groups)
+    assert len(opened) == 4 + 125
+    assert page.window.script("return document.activeElement.dataset.path") == "stage1"
+    page.window.keys("Enter")
+    assert len(page.window.texts(groups)) == 4
+    for column in section["columns"]:
+        if column.get("total") == "sum" and column["type"] == "bytes":
+            k = page.window.texts(f"{at} th button > span:first-child").index(column["label"])
+            sums = [
+                sum(v for v, path in zip(section["rows"][column["key"]], scope, strict=True) if path.startswith(stage))
+                for stage in ("stage0", "stage1", "stage2", "stage3")
+            ]
+            assert [row[k] for row in page.rows(at) if row[0].startswith("▸")] == [format_bytes(v) for v in sums]
+    # What is filtered is opened.
+    _type(page, at, "stage2.77")
+    assert [row[0] for row in page.rows(at)][-1].startswith("stage2.77")
+    _type(page, at, "")
+
+
+def test_long_tables_have_the_rows_that_are_looked_at(on_deep):
+    page = on_deep
+    section = page.first("table", "inference")
+    at = page.see(section)
+    page.window.click(f"{at} .tools button[aria-pressed]")
+    assert page.window.text(f"{at} .said") == "2,001 rows"
+    assert len(page.rows(at)) < 300
+    script = (
+        "const b = document.querySelector(arguments[0] + ' .rows'); b.scrollTop = arguments[1];"
+        "return b.scrollHeight - b.clientHeight"
+    )
+    bottom = page.window.script(script, at, 0)
+    page.window.script(script, at, bottom)
+    page.window.until(
+        "return [...document.querySelectorAll(arguments[0] + ' tbody tr:not(.gap)')].at(-1).cells[0].textContent.trim()"
+        " === arguments[1]",
+        at,
+        section["rows"]["name"][-1],
+    )
+    assert len(page.rows(at)) < 300
+    page.window.script(script, at, 0)
+    page.window.click(f"{at} .tools button[aria-pressed]")
+
+
+def scope_count(scope: list[str], module: str) -> int:
+    return sum(path.split(".")[0] == module for path in scope)
+
+
+# ---------------------------------------------------------------------------------- what no planner makes together
+
+
+def test_a_name_is_never_markup(odd):
+    page, window = odd, odd.window
+    window.open(page.path)
+    for section in page.data["sections"]:
+        page.see(section)
+    assert window.text("h1") == NAME
+    assert window.script("return document.querySelectorAll('img, #main script').length") == 0
+    assert page.rows("#table")[0] == [NAME]
+    # A section that the page cannot draw says so; the others are drawn.
+    assert ["no drawing of the kind" in text for text in window.texts(".failure")] == [True]
+    assert len(window.errors()) == 1
+
+
+def test_amounts_read_as_the_library_prints_them(on_odd):
+    page, at = on_odd, "#amounts"
+    page.see(page.sections["amounts"])
+    assert [row[1] for row in page.rows(at)] == [row[0] for row in page.rows(at)]
+    page.window.click("#units")
+    assert [row[1] for row in page.rows(at)] == [f"{value:,}" for value in AMOUNTS]
+    page.window.click("#units")
+    assert [row[1] for row in page.rows(at)] == [row[0] for row in page.rows(at)]
+
+
+def test_a_budget_far_above_is_said_in_words(on_odd):
+    section = on_odd.sections["budget"]
+    at = on_odd.see(section)
+    assert any("1.00 TiB (1,099,511,627,776 B)" in text for text in on_odd.window.texts(f"{at} .notice"))
+    high = on_odd.window.script("return document.querySelector(arguments[0] + ' .plot').layout.yaxis.range[1]", at)
+    assert high < 2 * section["peak_bytes"]
+
+
+def test_an_arena_without_a_placement_says_why_and_lists_its_buffers(on_odd):
+    section = on_odd.sections["none"]
+    at = on_odd.see(section)
+    assert on_odd.window.text(f"{at} .notice").startswith("No placement: infeasible.")
+    assert f"{section['lower_bound']:,} B" in on_odd.window.text(f"{at} .notice")
+    assert len(on_odd.rows(at)) == len(section["buffers"]["name"])
 
 
 # ---------------------------------------------------------------------------------- light, dark, phone, paper

@@ -127,7 +127,7 @@
   const OF_KIND = {
     weights: "blue", parameters: "blue", buffers: "sky", optimizer_state: "green", optimizer: "green", inputs: "grey",
     gradients: "orange", saved: "red", activations: "yellow", temporaries: "pink", temporary: "pink", read: "sky", written: "red",
-    held: "grey", scratch: "yellow", context: "grey", workspace: "yellow", allocator: "pink",
+    held: "grey", scratch: "yellow", context: "grey", fixed: "grey", forward: "red", backward: "pink", alive: "blue", workspace: "yellow", allocator: "pink",
   };
   let colours = {};
 
@@ -171,7 +171,7 @@
     const units = ["B", "KiB", "MiB", "GiB", "TiB"];
     const unit = clamp(Math.floor(Math.log2(Math.max(high, 1) / 1.5) / 10), 0, 4);
     const factor = 1024 ** unit;
-    const rough = (high - low) / factor / most;
+    const rough = Math.max((high - low) / factor / most, unit ? 0 : 1); // no half bytes
     const ten = 10 ** Math.floor(Math.log10(rough || 1));
     const step = [1, 2, 5, 10].map((n) => n * ten).find((n) => n >= rough) || 1;
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
@@ -245,9 +245,9 @@
       const level = sum(runs.filter(fits).map(long)) > 0.85 * sum(runs.map(long));
       const named = [];
       let free = -Infinity;
-      // Wide blocks first would name the largest ones; left to right keeps the order readable.
       for (const run of runs) {
         const at = (middle(run) - low) * pixels;
+        if (named.length && named[named.length - 1].name === run.name) continue; // goes on behind a part left out
         if ((level ? fits(run) : at - free >= 15) && run.name !== "") {
           named.push(run);
           free = at;
@@ -503,7 +503,8 @@
   const ROW = 32; // pixels, the height of a row in report.css
   const LAZY = 400; // tables with more rows are in the page only where they are looked at
   const OPEN = 60; // trees with more rows are closed at first
-  const PRINTED = 120; // rows of a table on paper
+  const PRINTED = 60; // rows of a table on paper
+  const PRINTED_BESIDE = 10; // rows of a table that belongs to a drawing
 
   /* How a filter names a column: as its heading does, without spaces. */
   const nameOf = (column) => column.label.replace(/\s+/g, "").toLowerCase();
@@ -541,10 +542,10 @@
   /* Rows that sort, filter, fold by module, and are in the page only where they are looked at.
 
      options: caption, columns [{key, label, type, hint, total}], rows {key: []}, scope [] | null, sort, descending, file (name of
-     the CSV file, null: no tools), pick(row) | null, mark(row) -> colour name | null. */
+     the CSV file, null: no tools), beside (belongs to a drawing), pick(row) | null, mark(row) -> colour name | null. */
   class DataTable {
     constructor(options) {
-      Object.assign(this, { sort: null, descending: false, scope: null, pick: null, mark: null, file: null }, options);
+      Object.assign(this, { sort: null, descending: false, scope: null, pick: null, mark: null, file: null, beside: false }, options);
       this.count = this.rows[this.columns[0].key].length;
       this.tree = Boolean(this.scope && this.scope.some((path) => path));
       this.open = new Set();
@@ -589,15 +590,20 @@
     }
 
     columnWidths() {
-      const step = Math.max(1, Math.floor(this.count / 300));
+      const step = Math.ceil(this.count / 5000);
       this.widths = this.columns.map((column, at) => {
         let most = column.label.length + 4;
-        for (let row = 0; row < this.count; row += row < 40 ? 1 : step) most = Math.max(most, this.text(column, row).length);
+        for (let row = 0; row < this.count; row += step) most = Math.max(most, this.text(column, row).length);
+        if (column.total && this.scope) {
+          const values = this.rows[column.key].filter((value) => value !== null);
+          const all = column.total === "max" ? values.reduce((a, b) => Math.max(a, b), 0) : sum(values);
+          most = Math.max(most, this.show(column, all).length * 1.1 + (column.total === "max" ? 4 : 0));
+        }
         if (at === 0 && this.scope) most += 6;
         return clamp(most * 7.4 + 30, 70, at > 0 ? 270 : innerWidth < 560 ? 170 : 340);
       });
-      this.table_columns = this.widths.map((width) => el("col", { style: `width:${width}px` }));
-      return el("colgroup", {}, this.table_columns);
+      this.cols = this.widths.map(() => el("col"));
+      return el("colgroup", {}, this.cols);
     }
 
     text(column, row) {
@@ -703,7 +709,7 @@
     paint(again = false) {
       const total = this.lines.length;
       let [first, last] = [0, total];
-      if (state.print) last = Math.min(total, PRINTED);
+      if (state.print) last = Math.min(total, this.beside ? PRINTED_BESIDE : PRINTED);
       else if (total > LAZY) {
         // Whole screens at a time, so that scrolling rarely writes rows.
         const screen = 40;
@@ -714,7 +720,8 @@
       this.painted = [first, last];
       const gap = (rows) => (rows > 0 ? [el("tr", { class: "gap", "aria-hidden": "true" }, el("td", { colspan: this.columns.length, style: `height:${rows * ROW}px` }))] : []);
       const wide = sum(this.widths);
-      this.table.style.width = `${wide}px`;
+      this.table.style.width = state.print ? "100%" : `${wide}px`;
+      this.cols.forEach((col, at) => (col.style.width = state.print ? `${(100 * this.widths[at]) / wide}%` : `${this.widths[at]}px`));
       this.table.setAttribute("aria-rowcount", String(total + 1));
       const lines = this.lines.slice(first, last).map((line, k) => this.line(line, first + k + 2));
       const after = state.print ? (last < total ? [el("tr", {}, el("td", { colspan: this.columns.length }, `and ${plural(total - last, "row")} more, in the interactive report`))] : []) : gap(total - last);
@@ -981,12 +988,12 @@
       chart.place();
       state.views = state.views.filter((one) => one !== view.table);
       panel.replaceChildren();
-      panel.hidden = step === null;
-      if (step === null) return;
+      panel.hidden = step === null || !section.buffers; // chains and wraps know no single buffers
+      if (panel.hidden) return;
       const { buffers } = section;
       const rows = alive(step);
       const constants = used.filter((k) => section.kinds[k].constant && section.bytes[k][step]);
-      const column = (key) => rows.map((row) => buffers[key][row]); // rows is empty where buffers is null
+      const column = (key) => rows.map((row) => buffers[key][row]);
       const opAt = (at) => (at >= n ? "the end" : at < 0 ? "the start" : op[at]);
       const cells = {
         name: [...constants.map((k) => section.kinds[k].label), ...column("name")], what: [...constants.map(() => "constant"), ...column("what")],
@@ -996,7 +1003,7 @@
         since: [...constants.map(() => "the start"), ...column("born").map(opAt)], until: [...constants.map(() => "the end"), ...column("dead").map((at) => opAt(at - 1))],
       };
       view.table = new DataTable({
-        caption: `alive at step ${step}`, rows: cells, sort: "nbytes", descending: true, file: null,
+        caption: `alive at step ${step}`, rows: cells, sort: "nbytes", descending: true, beside: true,
         columns: [
           { key: "name", label: "buffer", type: "text" }, { key: "nbytes", label: "bytes", type: "bytes" }, { key: "share", label: "share", type: "percent" },
           { key: "what", label: "what", type: "text" }, { key: "kind", label: "kind", type: "text" },
@@ -1006,7 +1013,7 @@
       const rest = whole[step] - sum(cells.nbytes);
       panel.append(
         el("h3", {}, `Alive at ${op[step]}`),
-        el("p", {}, `${place(step)} · ${both(whole[step])} in ${plural(cells.name.length, "row")}${rest > 0 ? `, of them ${both(rest)} in parts too small or too short to have a row` : ""}`),
+        el("p", {}, `${place(step)} · ${both(whole[step])} in ${plural(cells.name.length, "row")}${rest > 0 ? `, and ${both(rest)} without a row of their own` : ""}`),
         view.table.node,
       );
       if (said) announce(`pinned ${op[step]}: ${plural(cells.name.length, "row")}, the largest ${cells.name[cells.nbytes.indexOf(Math.max(...cells.nbytes))]}`);
@@ -1205,14 +1212,14 @@
       const columns = [text("name", "buffer"), { key: "nbytes", label: "bytes", type: "bytes" }, text("what", "what"), text("op", "operator")];
       if (placed) columns.push({ key: "offset", label: "address", type: "int", hint: "bytes from the start of the arena" });
       columns.push({ key: "born", label: "from step", type: "int" }, { key: "dead", label: "to before step", type: "int", hint: "its bytes are free from this step on" });
-      return new DataTable({ caption: `${section.title}: buffers`, columns, rows: buffers, file: `${section.id}.csv`, sort: "nbytes", descending: true, pick: placed ? (row) => choose(row === view.chosen ? null : row, true) : null, mark: placed ? (row) => view.colour[row] : null });
+      return new DataTable({ caption: `${section.title}: buffers`, columns, rows: buffers, beside: true, file: `${section.id}.csv`, sort: "nbytes", descending: true, pick: placed ? (row) => choose(row === view.chosen ? null : row, true) : null, mark: placed ? (row) => view.colour[row] : null });
     }
 
     const legend = el("ul", { class: "keys", "aria-label": "Colours" });
     function drawLegend() {
       const several = view.groups.length > RAMP.length;
       const shown = several ? view.groups.slice().sort((a, b) => b.largest - a.largest).slice(0, 10).sort((a, b) => born[a.rows[0]] - born[b.rows[0]]) : view.groups;
-      legend.replaceChildren(...shown.map((group) => el("li", {}, el("span", { class: "key" }, swatch(group.colour), group.label, el("b", {}, plural(group.rows.length, "buffer"))))), ...(several ? [el("li", { class: "said" }, `of ${count(view.groups.length)}; colours repeat`)] : []));
+      legend.replaceChildren(...shown.map((group) => el("li", {}, el("span", { class: "key" }, swatch(group.colour), group.label, el("b", {}, plural(group.rows.length, "buffer"))))), ...(several ? [el("li", { class: "said" }, `the largest ${shown.length} of ${count(view.groups.length)}; colours repeat`)] : []));
     }
     drawLegend();
     const range = el("span", { class: "range" }, `${plural(n, "buffer")}, ${section.status}`);
@@ -1400,7 +1407,10 @@
     }
     const able = all.filter((one) => one.activation_bytes !== null && one.activation_bytes !== undefined);
     for (const one of able) buttons.set(one.name, button(one.name, () => choose(one.name), { "aria-pressed": "false", title: one.summary }));
-    body.append(bars(["runtime", "activations, or their arena", ""], rows), el("h3", {}, "From ideal to a runtime"), el("div", { class: "choices", role: "group", "aria-label": "Runtime" }, ...buttons.values()), chosen);
+    const lost = rows.some((row) => row.spans.length > 1);
+    body.append(
+      el("ul", { class: "keys", "aria-label": "Colours" }, el("li", {}, el("span", { class: "key" }, swatch("blue"), "activations alive at once")), lost && el("li", {}, el("span", { class: "key" }, swatch("orange"), "lost to placement in the arena"))),
+      bars(["runtime", "activations, or their arena", ""], rows), el("h3", {}, "From ideal to a runtime"), el("div", { class: "choices", role: "group", "aria-label": "Runtime" }, ...buttons.values()), chosen);
     const most = able.reduce((best, one) => (Math.abs((one.arena_bytes ?? one.activation_bytes) - ideal) > Math.abs((best.arena_bytes ?? best.activation_bytes) - ideal) ? one : best), able[0]);
     if (most) choose(most.name);
     return null;
@@ -1454,8 +1464,8 @@
 
   function place(section, nav, seen) {
     const body = el("div", { class: "body" });
-    const node = el("section", { class: `section ${section.kind}${section.kind === "table" || section.kind === "arena" ? " long" : ""}`, id: section.id, "aria-labelledby": `${section.id}-title` },
-      section.group && el("p", { class: "group" }, section.group), el("h2", { id: `${section.id}-title` }, section.title), section.words && el("p", { class: "words" }, section.words), body);
+    const node = el("section", { class: `section ${section.kind}`, id: section.id, "aria-labelledby": `${section.id}-title` },
+      section.group && el("p", { class: "of" }, section.group), el("h2", { id: `${section.id}-title` }, section.title), section.words && el("p", { class: "words" }, section.words), body);
     node.style.minHeight = "30rem"; // so that a link to a later section stays right while this one is not drawn
     const link = el("a", { href: `#${section.id}` }, section.short || section.title);
     nav.append(link);
