@@ -150,7 +150,7 @@ def test_a_list_of_buffers_has_a_report_of_its_arena(here):
     data = read(here / "buffers.html")
     assert kinds(data) == ["arena"]
     assert data["sections"][0]["arena_bytes"] == 96
-    assert "buffers: 2 buffers" in result.stdout
+    assert "buffers  2 buffers" in result.stdout
     assert complaint("report", "buffers.csv", "--train") == (
         "cnnlive: error: --train is for networks, and buffers.csv is a list of buffers"
     )
@@ -190,7 +190,7 @@ def test_what_is_printed_are_the_cards(small):
     result = run("report", small)
     data = answer("report", small)
     lines = result.stdout.splitlines()
-    assert lines[0] == f"small: {data['subtitle']}"
+    assert lines[0] == f"small  {data['subtitle']}"
     for line, card in zip(lines[1:], data["cards"], strict=False):
         assert line.split("  ")[1].strip() == card["label"]
         assert card["text"] in line

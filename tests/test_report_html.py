@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shown_results
+import strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cnnlive
 from cnnlive import zoo
@@ -212,6 +215,26 @@ def test_kinds_of_a_training_step_and_its_buffers_add_up_to_the_timeline(name, o
     )
     named = sorted((t.name, t.nbytes) for t in plan.live_at_peak)  # fmt: skip
     assert [x for x in at_peak if x[0] not in ("optimizer.step", "gradients of earlier passes")] == named
+
+
+@settings(max_examples=25)
+@given(graph=strategies.graphs(), profile=st.sampled_from(["ideal", "torch", "torch_fx", "tflite", "unas"]))
+def test_buffers_of_any_inference_add_up_to_the_timeline(graph, profile):
+    plan = cnnlive.plan_inference(graph, profile=profile)
+    assert alive_at(inference_lives(plan), len(plan.order)).tolist() == plan.timeline.tolist()
+
+
+@settings(max_examples=25)
+@given(
+    graph=strategies.training_graphs(),
+    batch=st.integers(1, 3),
+    micro_batches=st.sampled_from([1, 3]),
+    precision=st.sampled_from([None, "float16", "autocast"]),
+)
+def test_buffers_of_any_training_step_add_up_to_the_timeline(graph, batch, micro_batches, precision):
+    plan = cnnlive.plan_training(graph, batch=batch, micro_batches=micro_batches, precision=precision)
+    kinds = training_kinds(plan)
+    assert alive_at(training_lives(plan), kinds.shape[1]).tolist() == kinds[4:].sum(axis=0).tolist()
 
 
 def test_buffers_of_recomputation_add_up_to_the_timeline(results):

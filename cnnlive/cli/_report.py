@@ -130,7 +130,7 @@ def report(net: str, title: str | None, path: str | None, open_it: bool, **how: 
         rows = grid("l", "r", "r", "l")
         for card in found["cards"]:
             rows.add_row(*(Text(card[key]) for key in ("label", "value", "text", "hint")))
-        head = Text(f"{found['title']}: {found['subtitle']}" if found["subtitle"] else found["title"])
+        head = Text(f"{found['title']}  {found['subtitle']}".strip())
         screen.show(Group(head, indented(rows)) if found["cards"] else head)
         for words in notes:
             screen.show(note(words))

@@ -178,7 +178,7 @@ def _table(
 
 def _inference_words(plan: Any) -> str:
     dtype = plan.dtype if isinstance(plan.dtype, str) else "types by name" if plan.dtype else "types as built"
-    return f"batch {plan.batch}, {dtype}, profile {plan.profile.name}"
+    return f"batch {plan.batch} · {dtype} · profile {plan.profile.name}"
 
 
 def _inference_rows(plan: Any) -> tuple[list[str], I64]:
@@ -227,14 +227,14 @@ def _inference_cards(plan: Any) -> list[Card]:
 
 
 def _inference_about(plan: Any) -> str:
-    return f"inference, {_inference_words(plan)}, {len(plan.order):,} ops"
+    return f"inference, {_inference_words(plan)} · {len(plan.order):,} ops"
 
 
 # ---------------------------------------------------------------------------------- training
 
 
 def _training_words(plan: Any) -> str:
-    return f"batch {plan.batch}, {plan.optimizer.name}, {plan.precision}"
+    return f"batch {plan.batch} · {plan.optimizer.name} · {plan.precision}"
 
 
 def _of_training(
@@ -276,7 +276,7 @@ def _training_cards(plan: Any) -> list[Card]:
 
 
 def _training_about(plan: Any) -> str:
-    return f"training step, {_training_words(plan)}, {plan.network.n_ops:,} ops"
+    return f"training step, {_training_words(plan)} · {plan.network.n_ops:,} ops"
 
 
 # ---------------------------------------------------------------------------------- fit
