@@ -394,6 +394,13 @@ def test_a_table_is_that_of_data_frames(results, kind):
         assert s["scope"] == s["rows"]["scope"]
 
 
+def test_amounts_of_search_spaces_are_bytes_and_what_is_no_number_is_none(results):
+    s = section(payload(results["Evaluation"]), "table")
+    assert {c["key"]: c["type"] for c in s["columns"]}["inference_peak"] == "bytes"
+    odd = cnnlive.nas.Evaluation(score=np.array([1.5, np.nan, np.inf]))
+    assert section(payload(odd), "table")["rows"]["score"] == [1.5, None, None]
+
+
 # ---------------------------------------------------------------------------------- names, sizes, degenerate nets
 
 NAMES = ['</script><script>alert("1")</script>', "<!-- <b>&amp;", 'quote " and \' here', "line\nbreak", "naïve 网络 🙂",

@@ -9,6 +9,7 @@ read.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -35,7 +36,8 @@ from cnnlive.report.frame import (
     training_kinds,
 )
 from cnnlive.report.lives import Lives, inference_lives, node_words, remat_lives, training_lives
-from cnnlive.report.reasons import reasons, training_reasons
+from cnnlive.report.optimizers import optimizer_text
+from cnnlive.report.reasons import bytes_by_type, reasons, training_reasons
 from cnnlive.report.text import shape_text
 from cnnlive.units import format_bytes, format_count
 
@@ -155,13 +157,19 @@ def _column(key: str, label: str, kind: str, hint: str = "") -> dict[str, str | 
     return {"key": key, "label": label, "type": kind, "hint": hint, "total": total}
 
 
+def _plain(values: Any) -> list[Any]:
+    """Return values as JSON has them: what is no finite number is none."""
+    found = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in found]
+
+
 def _table(
     result: Any, table: str, title: str, words: str, sort: str | None = None, short: str = ""
 ) -> Section:  # fmt: skip
     """Return a table of a result, as `columns_of` has it."""
     columns, rows, scope = [], {}, None
     for column in columns_of(result, table):
-        values = column.values.tolist() if isinstance(column.values, np.ndarray) else list(column.values)
+        values = _plain(column.values)
         if column.name == "scope":
             scope = values
         amount = column.name.endswith("bytes") or column.name == "size" or is_bytes(column.name)
@@ -177,8 +185,8 @@ def _table(
 
 
 def _inference_words(plan: Any) -> str:
-    dtype = plan.dtype if isinstance(plan.dtype, str) else "types by name" if plan.dtype else "types as built"
-    return f"batch {plan.batch} · {dtype} · profile {plan.profile.name}"
+    types = " and ".join(bytes_by_type(plan)) or "no activations"
+    return f"batch {plan.batch} · {types} · profile {plan.profile.name}{', fused' if plan.profile.fuse else ''}"
 
 
 def _inference_rows(plan: Any) -> tuple[list[str], I64]:
@@ -234,7 +242,8 @@ def _inference_about(plan: Any) -> str:
 
 
 def _training_words(plan: Any) -> str:
-    return f"batch {plan.batch} · {plan.optimizer.name} · {plan.precision}"
+    passes = f" · {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
+    return f"batch {plan.batch} · {optimizer_text(plan.optimizer)} · {plan.precision}{passes}"
 
 
 def _of_training(
