@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pygments.lexers import TextLexer
 from sphinx import addnodes
 from sphinx.util.nodes import make_refnode
 
@@ -97,6 +98,8 @@ def read_page(app: Any, docname: str, source: list[str]) -> None:
             text, origin = file.read_text(encoding="utf-8"), file
             app.env.note_dependency(str(file))
     parts = FENCED.split(text)
+    # A blank line before the end of a fence is for doctest alone.
+    parts[1::2] = [re.sub(r"\n\s*\n( *```)$", r"\n\1", part) for part in parts[1::2]]
     parts[::2] = [LINK.sub(lambda found: link(found, origin, path), part) for part in parts[::2]]
     text = "".join(parts)
     if docname == "index":
@@ -163,6 +166,7 @@ def leave_out(app: Any, what: str, name: str, value: Any, skip: bool, options: A
 
 def setup(app: Any) -> dict[str, bool]:
     """Connect what stands above."""
+    app.add_lexer("csv", TextLexer)  # Pygments has none
     app.connect("source-read", read_page)
     app.connect("doctree-read", set_free)
     app.connect("missing-reference", resolve)

@@ -20,7 +20,8 @@ from cnnlive.report.rules import DEFAULTS, RULES, value_words
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tools"))
 
-import pages  # noqa: E402 - a tool, which says how pages are run
+import build_docs  # noqa: E402 - tools
+import pages  # noqa: E402
 
 PAGES = pages.pages()
 
@@ -254,7 +255,7 @@ WRONG = {
     "value": ("```pycon\n>>> 1 + 1\n3\n```\n", "Expected:\n    3\nGot:\n    2"),
     "name": ("```python\nx = 1\n```\n\n```pycon\n>>> x\n1\n>>> y\n```\n", "NameError: name 'y' is not defined"),
     "python": ("```python\n\n1 / 0\n```\n", "ZeroDivisionError"),
-    "output": ("```console\n$ cnnlive zoo alexnet\nnothing\n```\n", "but it prints"),
+    "output": ("```console\n$ cnnlive zoo alexnet\nnothing\n```\n", "-nothing\n+alexnet"),
     "exit code": ("```console\n$ cnnlive inference alexnett\nx\n```\n", "exit code 2; 0 is allowed"),
     "other exit code": ("```console\n$ cnnlive zoo alexnett\n$ echo $?\n0\n```\n", "unknown network 'alexnett'"),
     "program": ("```console\n$ rm -r x\n```\n", "allowed are cnnlive, cat"),
@@ -359,11 +360,6 @@ def test_comments_direct_how_a_fence_is_run(write_page, tmp_path):
     pages.run_block(pages.blocks(page)[-1], names)
 
 
-def test_the_readme_shows_every_command():
-    shown = set(re.findall(r"^(?:\$ )?cnnlive ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M))
-    assert shown == set(cli.main.commands)
-
-
 def anchors(page):
     """Return the anchors that a code host and the site give the headings of a page."""
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
@@ -438,3 +434,20 @@ def test_the_reference_shows_only_what_is_there():
                 break
         for part in parts[i:]:
             found = getattr(found, part)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('<script src="https://a.example/x.js"></script>', 1),
+        ("<img alt='' src='//a.example/x.png'>", 1),
+        ('<link rel="stylesheet" type="text/css" href="http://a.example/x.css">', 1),
+        ("@import url(https://a.example/font.css);", 1),
+        ("a { background: url('//a.example/x.png') }", 1),
+        ('<a href="https://a.example">words</a> <link rel="next" href="x.html"> <script src="x.js"></script>', 0),
+        ("a { background: url(data:image/png;base64,AAAA) }", 0),
+    ],
+)
+def test_what_a_page_would_fetch_from_elsewhere_is_found(text, found, tmp_path):
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    assert len(build_docs.fetched(tmp_path)) == found

@@ -30,6 +30,7 @@ PyTorch.
 from __future__ import annotations
 
 import csv
+import difflib
 import doctest
 import importlib.util
 import io
@@ -222,9 +223,10 @@ def run_python(block: Block, names: dict[str, Any]) -> None:
 
 def run_console(block: Block, names: dict[str, Any]) -> None:
     """Run commands and compare what they print."""
-    shown, real = block.text, printed(block)
+    shown, real = block.text.splitlines(), printed(block).splitlines()
     if shown != real:
-        raise PageError(f"{block} shows\n{shown}\nbut it prints\n{real}")
+        between = "\n".join(difflib.unified_diff(shown, real, "shown", "printed", lineterm=""))
+        raise PageError(f"{block} does not show what it prints (`make docs` writes it down):\n{between}")
 
 
 def printed(block: Block) -> str:
