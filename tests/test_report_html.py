@@ -343,6 +343,15 @@ def test_a_frontier_has_its_bound_below_it_and_names_what_runs_again(results):
         assert all(any(op == n or op.startswith(f"{n}.") for op in plan.recomputed) for n in names)
 
 
+@pytest.mark.parametrize("kind", ["ChainFrontier", "WrapFrontier"])
+def test_a_frontier_of_one_kind_of_plans_proves_nothing_of_others(results, kind):
+    s = section(payload(results[kind]), "frontier")
+    assert s["least_bound"] is s["points"]["bound"] is None
+    assert s["least_bytes"] == s["points"]["peak"][0]
+    assert s["keep_bytes"] == s["points"]["peak"][-1]
+    assert s["points"]["overhead"][-1] == 0
+
+
 def test_steps_of_profiles_add_up(results):
     s = section(payload(results["Comparison"]), "profiles")
     runs = [p for p in s["profiles"] if not p["reason"]]

@@ -609,7 +609,7 @@ def _of_chain_frontier(found: Any, results: Results) -> list[Section]:
     )
     return [_section(
         "frontier", "Chain: memory against time", words, keep_bytes=found.keep_all_bytes, keep_cost=float(cost),
-        least_bytes=found.minimum_bytes, least_bound=found.minimum_bytes, knee=found.knee,
+        least_bytes=found.minimum_bytes, least_bound=None, knee=found.knee,
         points={"budget": peaks, "peak": peaks, "overhead": shares, "bound": None, "status": None,
                 "recomputed": None},
         modules=None,
@@ -629,7 +629,7 @@ def _of_wrap_frontier(found: Any, results: Results) -> list[Section]:
     )
     return [_section(
         "frontier", "Wrapped modules: memory against time", words, keep_bytes=found.keep_bytes,
-        keep_cost=int(found.plain_cost), least_bytes=found.least_bytes, least_bound=found.least_bytes,
+        keep_cost=int(found.plain_cost), least_bytes=found.least_bytes, least_bound=None,
         knee=int(found.knee),
         points={"budget": peaks, "peak": peaks, "overhead": found.overhead.tolist(), "bound": None, "status": None,
                 "recomputed": None},
