@@ -58,7 +58,7 @@ def test_a_report_with_train_is_that_of_both(small):
     how = {"batch": 4, "optimizer": "sgd", "momentum": 0.9}
     step, plan = cnnlive.plan_training(net, **how), cnnlive.plan_inference(net, batch=4)
     frontier = cnnlive.checkpoint_frontier(net, points=3, **how)
-    results = [step, frontier, plan, *training_rules(step), inference_rule(net, plan), cnnlive.plan_arena(net, batch=4),
+    results = [step, frontier, *training_rules(step), plan, inference_rule(net, plan), cnnlive.plan_arena(net, batch=4),
                compare_profiles(net, batch=4, profiles=["ideal", "torch"], arena=True)]  # fmt: skip
     line = "report small.json --train --batch 4 --profiles ideal,torch --optimizer sgd --momentum 0.9 --points 3"
     assert answer(*line.split()) == payload(results, command=f"cnnlive {line}")
@@ -240,6 +240,8 @@ def test_open_opens_what_was_written(small, here, monkeypatch):
     (["--allocator"], "--allocator is for a training step; add --train"),
     (["--points", "4"], "--points is for a training step; add --train"),
     (["--train", "--no-frontier", "--points", "4"], "--points is for the frontier, and --no-frontier was given"),
+    (["--train", "--no-frontier", "--costs", "flops"], "--costs is for checkpoints, of which there are none"),
+    (["--train", "--optimizer", "adm"], "unknown optimizer 'adm'"),
     (["--context", "1GiB"], "--context is set aside of a device; add --budget"),
     (["--train", "--workspace", "1MiB"], "--workspace is set aside of a device; add --budget"),
     (["--profiles", ","], "--profiles ',' names none; allowed: ideal, "),

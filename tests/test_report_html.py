@@ -545,6 +545,12 @@ def test_a_report_without_plotly_names_the_extra(monkeypatch, results):
         fill(payload(results["ArenaPlan"]))
 
 
+def test_a_title_that_is_no_text_is_written_all_the_same(tmp_path, results):
+    write_report(tmp_path / "odd.html", results["ArenaPlan"], title="odd \udcff", command="cnnlive report \udcff.csv")
+    data = read((tmp_path / "odd.html").read_text(encoding="utf-8"))
+    assert (data["title"], data["command"]) == ("odd ?", "cnnlive report ?.csv")
+
+
 def test_data_need_no_plotly(monkeypatch, results):
     monkeypatch.setitem(__import__("sys").modules, "plotly", None)
     plan = results["TrainingPlan"]

@@ -50,7 +50,8 @@ _BUDGET_HELP: Final = (
 _COSTS_HELP: Final = "What running an op again costs, as for `cnnlive checkpoint`."
 _OUT_HELP: Final = "The file to write, .html.  [default: NET.html in this folder]"
 #: What a page of cnnlive has in its head.
-_MARK: Final = '<meta name="generator" content="cnnlive">'
+_MARK: Final = b'<meta name="generator" content="cnnlive">'
+_HEAD: Final = 4096  # bytes
 _TRAINING_ONLY: Final = ("allocator", "cuda_conf", "with_frontier", "points", "costs", "time_limit")
 _OF_ALL: Final = ("net", "title", "path", "open_it", "quiet", "as_json")
 _page, _checkpoints, _output = under("Report"), under("Checkpoints"), under(LAST)
@@ -151,7 +152,11 @@ def _file(out: str | None, net: str) -> Path:
         return path
     name = net.rpartition(":")[2] if Path(net).suffix.lower() not in (*NETWORKS, ".csv") else Path(net).stem
     path = Path(f"{Path(name).name or 'report'}.html")
-    if path.exists() and (not path.is_file() or _MARK not in path.read_text(encoding="utf-8", errors="replace")[:4096]):
+    ours = not path.exists()
+    if path.is_file():
+        with path.open("rb") as file:
+            ours = _MARK in file.read(_HEAD)
+    if not ours:
         raise AttributeValueError(f"{path} is there and no report of cnnlive; allowed: -o FILE, which overwrites it")
     return path
 
@@ -199,6 +204,10 @@ def _results(net: str, how: dict[str, Any]) -> tuple[list[Any], list[str]]:
         refuse(["context", "workspace"], "is set aside of a device; add --budget")
     if not ones["with_frontier"]:
         refuse(["points"], "is for the frontier, and --no-frontier was given")
+        if how["budget"] is None:
+            refuse(
+                ["costs", "time_limit"], "is for checkpoints, of which there are none without a frontier or --budget"
+            )
     return _of_net(net, how, ones if train else None)
 
 
@@ -211,17 +220,16 @@ def _of_problem(problem: RematProblem, net: str, how: dict[str, Any]) -> tuple[l
     """Plan a problem that was measured elsewhere."""
     from cnnlive.plan.remat import plan_remat, remat_frontier
 
-    limit = how["time_limit"]
+    limit, budget = how["time_limit"], how["budget"]
+    try:
+        budget = None if budget is None else int(budget)
+    except ValueError:
+        words = f"allowed for the problem {net}: an integer, in its unit"
+        raise AttributeValueError(f"--budget {budget!r}; {words}") from None
     with progress_bar(f"frontier of {net}") as progress:
         found: list[Any] = [remat_frontier(problem, points=how["points"], time_limit=limit, progress=progress)]
-    if how["budget"] is None:
+    if budget is None:
         return found, []
-    try:
-        budget = int(how["budget"])
-    except ValueError:
-        raise AttributeValueError(
-            f"--budget {how['budget']!r}; allowed for the problem {net}: an integer, in its unit"
-        ) from None
     try:
         with progress_bar(f"plan of {net}") as progress:
             return [plan_remat(problem, budget=budget, time_limit=limit, progress=progress), *found], []
@@ -237,19 +245,25 @@ def _of_net(net: str, how: dict[str, Any], training: dict[str, Any] | None) -> t
     batch, budget = how["batch"], how["budget"]
     aside: dict[str, Any] = {"context_bytes": how["context"], "workspace_bytes": how["workspace"]}
     source = how["settings"], how["input_shapes"]
-    found: list[Any] = []
-    rules: list[Any] = []
-    notes: list[str] = []
-    trained = None
-    if training is not None:
-        trained = lower(load_net(net, as_trained(net, None), *source))
-        found, rules, notes = _training(net, trained, batch, budget, aside, training)
-    is_file = Path(net).suffix.lower() in NETWORKS
-    used = trained if trained is not None and is_file else lower(load_net(net, None, *source))
-    result, plan, more = _inference(used, batch, None if found else budget, aside, how)
+    # What is quick comes first: an option that is wrong is to be found before a search that takes minutes.
+    asked = None if training is None else _training_options(training)
+    used = lower(load_net(net, None, *source))
+    result, plan, more = _inference(used, batch, budget if asked is None else None, aside, how)
     from cnnlive.report.reasons import inference_rule
 
-    return [*found, result, *rules, inference_rule(used, plan), *more], notes
+    results = [result, inference_rule(used, plan), *more]
+    if asked is None:
+        return results, []
+    is_file = Path(net).suffix.lower() in NETWORKS
+    trained = used if is_file else lower(load_net(net, as_trained(net, None), *source))
+    step, rules, notes = _training(net, trained, batch, budget, aside, asked)
+    return [*step, *rules, *results], notes
+
+
+def _training_options(how: dict[str, Any]) -> dict[str, Any]:
+    """Part the options of a training step into those of the step and those of checkpoints."""
+    checkpoints = {key: how.pop(key) for key in ("with_frontier", "points", "costs", "time_limit")}
+    return {**checkpoints, "step": training_arguments(**how)}
 
 
 def _training(
@@ -262,10 +276,9 @@ def _training(
     from cnnlive.report.reasons import training_rules
     from cnnlive.units import format_bytes, parse_bytes
 
-    with_frontier, points, costs, limit = (how.pop(k) for k in ("with_frontier", "points", "costs", "time_limit"))
-    asked = training_arguments(**how)
-    search: dict[str, Any] = {"batch": batch, "costs": costs, "time_limit": limit,
-                              **{k: v for k, v in asked.items() if k != "allocator"}}  # fmt: skip
+    asked = dict(how["step"])
+    search = {"batch": batch, "costs": how["costs"], "time_limit": how["time_limit"],
+              **{k: v for k, v in asked.items() if k != "allocator"}}  # fmt: skip
     plan = plan_training(graph, batch=batch, **asked)
     found: list[Any] = [plan]
     notes: list[str] = []
@@ -281,9 +294,9 @@ def _training(
                 least, have = format_bytes(error.minimum_bytes), format_bytes(max(room, 0))
                 notes.append(f"No checkpoints make batch {batch} fit {have}: the least that a plan was found for is "
                              f"{least} ({error.minimum_bytes:,} B).")  # fmt: skip
-    if with_frontier:
+    if how["with_frontier"]:
         with progress_bar(f"frontier of {net}") as progress:
-            found.append(checkpoint_frontier(graph, points=points, progress=progress, **search))
+            found.append(checkpoint_frontier(graph, points=how["points"], progress=progress, **search))
     return found, list(training_rules(plan)), notes
 
 

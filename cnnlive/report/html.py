@@ -788,9 +788,14 @@ def payload(
         count[name] = count.get(name, 0) + 1
         section["id"] = name if count[name] == 1 else f"{name}-{count[name]}"
     return {
-        "format": FORMAT, "version": __version__, "title": title or network or "cnnlive report",
-        "subtitle": words, "command": command, "cards": cards, "sections": sections,
+        "format": FORMAT, "version": __version__, "title": _text(title or network or "cnnlive report"),
+        "subtitle": words, "command": None if command is None else _text(command), "cards": cards, "sections": sections,
     }  # fmt: skip
+
+
+def _text(text: str) -> str:
+    """Return a text that can be written: a file's name may hold bytes that are no text."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 # ---------------------------------------------------------------------------------- the file
