@@ -1,6 +1,7 @@
 # Needs Python 3.11 or later and make; everything else is installed into .venv in this folder.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 KERNEL_TESTS := tests/test_kernels.py tests/test_plan_inference.py tests/test_training_kernel.py tests/test_caching_allocator.py \
@@ -13,7 +14,7 @@ FUZZ_SECONDS ?= 60
 # Processes that share the tests: as many as there are cores.
 WORKERS ?= auto
 
-.PHONY: demo test lint format bench bench-table docs fuzz dist clean fresh help
+.PHONY: demo test lint format bench bench-table peers docs fuzz dist clean fresh help
 
 help:
 	@echo "make demo   what VGG-16, ResNet-50 and an ONNX file cost"
@@ -21,6 +22,7 @@ help:
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  benchmarks; make bench-table writes their figures into the README"
 	@echo "make fuzz   damaged files for every reader, 5,000 fixed ones and, with atheris, FUZZ_SECONDS=$(FUZZ_SECONDS) of search"
+	@echo "make peers  the same questions put to other tools, into the README and docs/benchmarks.md"
 	@echo "make docs   write the generated pages of docs/, and build the site of all of them in build/docs"
 	@echo "make dist   build the wheel and the source distribution in dist/, and check them"
 	@echo "make clean  remove caches and build products; make fresh removes .venv too"
@@ -51,8 +53,12 @@ bench: $(VENV)/.test-stamp
 bench-table: bench
 	@$(PY) tools/bench_table.py .benchmarks/latest.json
 
-docs: $(VENV)/.demo-stamp
-	@$(PY) tools/generate_docs.py
+docs: $(VENV)/.docs-stamp
+	@$(PY) tools/build_docs.py
+
+# Other tools bring pins of their own, so they live in an environment of theirs.
+peers: $(PEERS)/.stamp
+	$(PEERS)/bin/python -m benchmarks.peers --write
 
 fuzz: $(VENV)/.fuzz-stamp
 	$(PY) tools/fuzz.py --files 5000 --seed 1
@@ -69,7 +75,7 @@ clean:
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 fresh: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)
 
 # Stamps say what .venv holds, so that a second run installs nothing. pip reads dependency groups from 25.1 on.
 $(VENV)/.pip-stamp:
@@ -89,6 +95,16 @@ $(VENV)/.test-stamp: pyproject.toml $(VENV)/.pip-stamp
 
 $(VENV)/.fuzz-stamp: pyproject.toml $(VENV)/.pip-stamp
 	@$(PIP) install -e . --group fuzz
+	@touch $@
+
+$(VENV)/.docs-stamp: pyproject.toml $(VENV)/.pip-stamp
+	@$(PIP) install -e '.[onnx,tflite]' --group docs
+	@touch $@
+
+$(PEERS)/.stamp: pyproject.toml
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --quiet --disable-pip-version-check install --upgrade 'pip>=25.1'
+	@$(PEERS)/bin/python -m pip --quiet --disable-pip-version-check install -e . --group peers
 	@touch $@
 
 $(VENV)/.release-stamp: pyproject.toml $(VENV)/.pip-stamp
