@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -335,6 +336,11 @@ a,b
 ```sh
 false
 ```
+```sh
+cnnlive zoo --json > zoo.json
+cnnlive zoo --json >> zoo.json
+cnnlive zoo >> ~/no_such_folder/zoo
+```
 ```console
 $ cnnlive zoo alexnet | head -1
 $ cnnlive zoo x
@@ -348,12 +354,21 @@ def test_comments_direct_how_a_fence_is_run(write_page, tmp_path):
     page = write_page(DIRECTED)
     names = {}
     found = pages.blocks(page)
-    assert [block.needs for block in found] == [["json"], ["json"], ["json", "no_such_module"], ["json"], ["json"]]
+    assert [block.needs for block in found] == [
+        ["json"],
+        ["json"],
+        ["json", "no_such_module"],
+        ["json"],
+        ["json"],
+        ["json"],
+    ]
     for block in found[:2]:
         pages.run_block(block, names)
     for block, why in zip(found[2:4], ("no module no_such_module", "it takes a day"), strict=True):
         with pytest.raises(pages.Skipped, match=why):
             pages.run_block(block, names)
+    pages.run_block(found[4], names)
+    assert (tmp_path / "zoo.json").read_text(encoding="utf-8").count("cnnlive-zoo-1") == 2
     shown = pages.rewritten(page, tmp_path)
     assert re.search(r"\$ cnnlive zoo alexnet .*\n.+\n\$ cnnlive zoo x\n.*unknown.*\n\$ echo \$\?\n2\n```\n$", shown)
     page.write_text(shown, encoding="utf-8")
@@ -451,3 +466,11 @@ def test_the_reference_shows_only_what_is_there():
 def test_what_a_page_would_fetch_from_elsewhere_is_found(text, found, tmp_path):
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     assert len(build_docs.fetched(tmp_path)) == found
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    for module in ("sphinx", "myst_parser", "furo", "sphinx_copybutton"):
+        pytest.importorskip(module)
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "dummy", "docs", tmp_path / "site"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

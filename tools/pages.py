@@ -29,6 +29,7 @@ PyTorch.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import doctest
@@ -317,13 +318,16 @@ def shell(line: str) -> tuple[str, int]:
             raise PageError(f"{line}: allowed are cnnlive, {', '.join(SHOWING)}")
         result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
         return result.stdout + result.stderr, result.returncode
-    where = next((i for i, word in enumerate(words) if word in ("|", ">")), len(words))
+    where = next((i for i, word in enumerate(words) if word in ("|", ">", ">>")), len(words))
     answer = CliRunner().invoke(cli.main, words[1:where], env=env)
     if answer.exception is not None and not isinstance(answer.exception, SystemExit):
         raise answer.exception
     text = answer.output
-    if words[where : where + 1] == [">"]:
-        Path(words[where + 1]).write_text(answer.stdout, encoding="utf-8")
+    if words[where : where + 1] in ([">"], [">>"]):
+        name = words[where + 1]
+        if not name.startswith(("~", "/")):  # what lies outside of the folder stays as it is
+            with Path(name).open("w" if words[where] == ">" else "a", encoding="utf-8") as file:
+                file.write(answer.stdout)
         text = answer.stderr
     elif words[where : where + 1] == ["|"]:
         rest = line.partition("|")[2]
@@ -371,24 +375,30 @@ RUN = {
 
 
 def rewritten(page: Path, folder: Path) -> str:
-    """Return a page with what its commands print now; it is run in `folder` as far as that needs."""
+    """Return a page with what its commands print now; they run in `folder`.
+
+    Other blocks run, in order, where a command names a file that one above it speaks of.
+    """
     text = page.read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": "__main__"}
+    found = blocks(page)
+    asked = [block for block in found if block.language == "console" and not block.not_run]
+    files = {word for block in asked for word in re.findall(r"[\w-]+\.[a-z]+\b", block.text)} - set(MODELS)
+    begins = {block.begin for block in asked}
     here = Path.cwd()
     os.chdir(folder)
     changes = []
     try:
-        found = blocks(page)
-        last = max((i for i, block in enumerate(found) if block.language == "console"), default=-1)
-        for block in found[: last + 1]:
-            if block.language == "console" and not block.not_run and not missing(block):
-                lines = textwrap.indent(printed(block), block.indent, lambda line: line != "\n")
-                changes.append((block.begin, block.end, lines))
-            elif block.file or block.language in ("sh", "python", "pycon"):
-                try:
+        for i, block in enumerate(found):
+            if block.begin in begins:
+                if not missing(block):
+                    lines = textwrap.indent(printed(block), block.indent, lambda line: line != "\n")
+                    changes.append((block.begin, block.end, lines))
+            elif any(word in block.text or word == block.file for word in files) and any(
+                later.begin in begins for later in found[i:]
+            ):
+                with contextlib.suppress(PageError, Skipped):  # the tests say what is wrong with it
                     run_block(block, names)
-                except (PageError, Skipped):
-                    continue  # the tests say what is wrong with it
     finally:
         os.chdir(here)
     for begin, end, lines in reversed(changes):
