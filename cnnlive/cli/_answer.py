@@ -130,6 +130,15 @@ class Screen:
         self._begun = True
         show(self._console, renderable, widen=widen)
 
+    def say(self, line: str) -> None:
+        """Print a line that is never wrapped, such as one with the name of a file, after a blank line."""
+        from cnnlive.report.text import printable
+
+        if self._begun:
+            click.echo()
+        self._begun = True
+        click.echo(printable(self._console, line))
+
 
 def answer(
     kind: str,
@@ -166,9 +175,10 @@ def answer(
     if asked.as_json:
         click.echo(as_data())
     elif not asked.quiet:
-        report(Screen())
+        screen = Screen()
+        report(screen)
         if asked.path is not None:
-            click.echo(f"\nwrote {path}" if path is not None else f"\nnothing to write to {asked.path}")
+            screen.say(f"wrote {path}" if path is not None else f"nothing to write to {asked.path}")
     if code:
         click.get_current_context().exit(code)
 

@@ -23,8 +23,8 @@ SHELLS: Final = ("bash", "zsh", "fish")
 @command(
     "Completion of commands, options and names for a shell.",
     examples=[
-        'completion bash >> ~/.bashrc                           # or: eval "$(cnnlive completion bash)"',
-        "completion zsh >> ~/.zshrc                             # behind compinit",
+        "completion bash >> ~/.bashrc",
+        "completion zsh >> ~/.zshrc",
         "completion fish > ~/.config/fish/completions/cnnlive.fish",
     ],
 )

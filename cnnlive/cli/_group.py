@@ -14,17 +14,16 @@ import click
 
 import cnnlive
 from cnnlive.cli._complete import NETWORKS
-from cnnlive.cli._help import ERROR, write_examples, write_exits
+from cnnlive.cli._help import ERROR, write_exits
 from cnnlive.errors import CnnliveError, close_names
 
 __all__ = ["main"]
 
 _EXAMPLES: Final = (
-    "inference resnet50                        # what one image takes, and where it peaks",
-    "training resnet50 --batch 32              # what a training step takes",
-    "fit resnet50 --budget 24GiB               # the largest batch, without and with checkpoints",
-    "checkpoint vgg16 --batch 64 --budget 5GiB # what to recompute so that it fits",
-    "arena model.tflite --profile tflm         # what a microcontroller has to reserve",
+    ("cnnlive inference resnet50", "one image: how much, where it peaks"),
+    ("cnnlive training resnet50 --batch 32", "a step, and what it consists of"),
+    ("cnnlive fit resnet50 --budget 24GiB", "the largest batch that fits"),
+    ("cnnlive arena net.tflite --profile tflm", "what a microcontroller reserves"),
 )
 _EXITS: Final = {
     0: "answered",
@@ -67,7 +66,8 @@ class _Main(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write how to begin, and what exit codes mean."""
-        write_examples(formatter, _EXAMPLES)
+        with formatter.section("Examples"):
+            formatter.write_dl(_EXAMPLES, col_max=40)
         write_exits(formatter, _EXITS)
         formatter.write_paragraph()
         formatter.write_text("`cnnlive COMMAND --help` has the options and examples of a command.")

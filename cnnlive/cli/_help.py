@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -69,6 +70,13 @@ class Command(click.Command):
         self.examples = tuple(examples)
         self.exits = {0: _ANSWERED, **(exits or {}), 2: ERROR}
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; of those that a shell completes, an option at the end has no value yet."""
+        if ctx.resilient_parsing and args:
+            waiting = [p for p in self.params if isinstance(p, click.Option) and not p.is_flag and args[-1] in p.opts]
+            args = args[: -1 if waiting else None]
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, each under its heading; those of every command are last."""
         headings: dict[str, list[tuple[str, str]]] = {}
@@ -77,8 +85,7 @@ class Command(click.Command):
             if record is not None and isinstance(parameter, click.Option):
                 headings.setdefault(getattr(parameter, "heading", LAST), []).append(record)
         headings[LAST] = headings.pop(LAST, [])
-        widths = [len(names) for rows in headings.values() for names, _ in rows]
-        width = max((w for w in widths if w <= _COLUMN), default=0)
+        width = min(max(len(names) for rows in headings.values() for names, _ in rows), _COLUMN)
         for heading, rows in headings.items():
             with formatter.section(heading):  # all of them with one left column
                 formatter.write_dl([(names.ljust(width), words) for names, words in rows])
@@ -90,10 +97,16 @@ class Command(click.Command):
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
-    """Write lines as one types them, which are never wrapped."""
+    """Write lines as one types them; a long one goes on behind a backslash, as a shell reads it."""
     with formatter.section("Examples"):
+        indent = formatter.current_indent
         for line in examples:
-            formatter.write(f"{'':{formatter.current_indent}}cnnlive {line}\n")
+            lines = textwrap.wrap(
+                f"cnnlive {line}", formatter.width - indent - 2, subsequent_indent="    ", break_long_words=False,
+                break_on_hyphens=False,
+            )  # fmt: skip
+            formatter.write("".join(f"{'':{indent}}{part} \\\n" for part in lines[:-1]))
+            formatter.write(f"{'':{indent}}{lines[-1]}\n")
 
 
 def write_exits(formatter: click.HelpFormatter, exits: Mapping[int, str]) -> None:

@@ -56,6 +56,7 @@ _METHOD_HELP: Final = (
     "tflite, xla, iree, onnxruntime; of --shared-objects: auto, greedy_by_size, greedy_by_size_simple, "
     "greedy_by_breadth, greedy_in_order, min_cost_flow.  [default: as the profile]"
 )
+_METHODS: Final = tuple(dict.fromkeys(ARENA_METHODS + SHARED_METHODS))
 #: Exit codes of `cnnlive arena`, by the status of the plan.
 _CODES: Final = {"optimal": 0, "feasible": 0, "infeasible": 1, "unknown": 3}
 # What is asked of a network and not of a list of buffers.
@@ -151,7 +152,9 @@ def _order_text(plan: OrderPlan, path: Path) -> str:
     },
 )
 @network_options(order=True, weights=False)
-@_arena("--method", metavar="NAME", help=_METHOD_HELP, shell_complete=among(*ARENA_METHODS, *SHARED_METHODS))
+@_arena(
+    "--method", metavar="NAME", help=_METHOD_HELP, shell_complete=among(*dict.fromkeys(ARENA_METHODS + SHARED_METHODS))
+)
 @_arena("--alignment", type=int, metavar="BYTES", help="Offsets are multiples of it.  [default: as the profile]")
 @_arena("--pads/--no-pads", default=None, help="Round sizes up to the alignment.  [default: as the profile]")
 @_arena("--capacity", metavar="BYTES", help=_CAPACITY_HELP)

@@ -65,4 +65,4 @@ def nasbench_memory(name: str, table: str, settings: Sequence[str], **how: Any) 
 
         n = write_table(space, table, progress=tell, **how)
     data = {"benchmark": name, "file": table, "rows": n, "columns": ["name", *COLUMNS]}
-    answer("nasbench-memory", lambda: data, lambda _screen: click.echo(f"{n:,} rows: {table}"))
+    answer("nasbench-memory", lambda: data, lambda screen: screen.say(f"{n:,} rows: {table}"))

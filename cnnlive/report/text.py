@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -36,6 +37,7 @@ __all__ = [
     "ops_table",
     "percent",
     "plain_table",
+    "printable",
     "shape_text",
     "show",
     "sparkline",
@@ -307,6 +309,18 @@ def inference_summary(
     return Group(header(plan), _counts(plan), indented(*parts))
 
 
+def _cells(text: str) -> int:
+    """Return the columns of a screen that a text takes; those of East Asia take two each."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def _ending(text: str, most: int) -> str:
+    """Return as much of the end of a text as there are columns for."""
+    while _cells(text) > most:
+        text = text[max(1, (_cells(text) - most) // 2) :]
+    return text
+
+
 class Lines:
     """A table of texts in aligned columns, a line per row; rich's own tables take a millisecond per row.
 
@@ -336,7 +350,7 @@ class Lines:
     ) -> None:
         self.heads, self.rows, self.bold, self.gives, self.may_go, self.least = heads, rows, bold, gives, may_go, least
         columns = zip(*rows, strict=True) if rows else [()] * len(heads)
-        self.widths = [max(map(len, (h, *c))) for (h, _), c in zip(heads, columns, strict=True)]
+        self.widths = [max(map(_cells, (h, *c))) for (h, _), c in zip(heads, columns, strict=True)]
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         total = sum(self.widths) + 2 * len(self.widths) - 2
@@ -360,12 +374,16 @@ class Lines:
 
         def line(cells: Sequence[str], bold: bool) -> Segment:
             texts = list(cells)
-            if len(texts[self.gives]) > most:
-                texts[self.gives] = dots + texts[self.gives][len(dots) - most :]
-            aligned = [
-                texts[c].ljust(widths[c]) if self.heads[c][1] == "l" else texts[c].rjust(widths[c]) for c in shown
-            ]
-            return Segment("  ".join(aligned).rstrip()[: options.max_width], Style(bold=True) if bold else None)
+            if _cells(texts[self.gives]) > most:
+                texts[self.gives] = dots + _ending(texts[self.gives], most - len(dots))
+            aligned = []
+            for c in shown:
+                blank = " " * (widths[c] - _cells(texts[c]))
+                aligned.append(texts[c] + blank if self.heads[c][1] == "l" else blank + texts[c])
+            whole = "  ".join(aligned).rstrip()
+            if _cells(whole) > options.max_width:
+                whole = set_cell_size(whole, options.max_width).rstrip()
+            return Segment(whole, Style(bold=True) if bold else None)
 
         yield line([head for head, _ in self.heads], True)
         yield Segment.line()
@@ -499,14 +517,28 @@ def show(console: Console, renderable: RenderableType, *, widen: bool = True) ->
     widen : bool
         What goes to a pipe or a file is as wide as its longest line; else sentences wrap, but no name is cut.
     """
-    if console.is_terminal:
+    if console.is_terminal and not is_ascii(console):
         console.print(renderable)
         return
-    needs = console.measure(renderable, options=console.options.update(width=_ANY_WIDTH))
-    console.width = max(console.width, needs.maximum if widen else needs.minimum)
+    if not console.is_terminal:
+        needs = console.measure(renderable, options=console.options.update(width=_ANY_WIDTH))
+        console.width = max(console.width, needs.maximum if widen else needs.minimum)
     with console.capture() as captured:
         console.print(renderable)
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
-    if is_ascii(console):
-        text = text.translate(_IN_ASCII).encode(console.encoding, "replace").decode(console.encoding)
-    sys.stdout.write(text)
+    text = captured.get()
+    if not console.is_terminal:
+        text = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    sys.stdout.write(printable(console, text))
+
+
+def printable(console: Console, text: str) -> str:
+    """Return a text with other characters for those that a console's encoding lacks.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    text : str
+    """
+    if not is_ascii(console):
+        return text
+    return text.replace("·Σ", "*sum ").translate(_IN_ASCII).encode(console.encoding, "replace").decode(console.encoding)
