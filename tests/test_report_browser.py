@@ -289,11 +289,11 @@ def test_a_click_pins_a_step_and_lists_what_is_alive_there(on_small):
     page = on_small
     section = page.first("timeline", "Training step")
     at, n = page.see(section), len(section["steps"]["op"])
-    step = n // 4
+    buffers = section["buffers"]
+    step = next(step for step in range(n // 4, n) if step in buffers["dead"] and step in buffers["born"])
     page.window.press(*page.point(section, (step + 0.5) / n, 0.3))
     panel = f"{at} .panel"
     assert page.window.text(f"{panel} h3") == f"Alive at {section['steps']['op'][step]}"
-    buffers = section["buffers"]
     alive = [row for row in range(len(buffers["name"])) if buffers["born"][row] <= step < buffers["dead"][row]]
     constant = [
         (values[step], kind["label"])
@@ -373,22 +373,25 @@ def test_the_arena_draws_every_buffer_and_reads_it_out(on_small, results):
     rectangles = sum(page.traces(section)[name]["x"].count(None) for name in boxes - {"names"})
     assert rectangles == sum(nbytes > 0 for nbytes in buffers["nbytes"])
     assert f"arena {format_bytes(plan.arena_bytes)}" in page.window.texts(f"{at} .annotation-text")[0]
-    row = max(range(len(buffers["name"])), key=lambda k: buffers["nbytes"][k])
     full = page.window.script(
         "const l = document.querySelector(arguments[0] + ' .plot').layout; return [l.xaxis.range[1], l.yaxis.range[1]]",
         at,
     )
-    middle = (
-        (buffers["born"][row] + buffers["dead"][row]) / 2 / full[0],
-        (buffers["offset"][row] + buffers["nbytes"][row] / 2) / full[1],
-    )
-    page.window.move(*page.point(section, *middle))
-    tip = page.window.text(f"{at} .tip")
-    assert tip.startswith(buffers["name"][row])
-    assert f"{buffers['nbytes'][row]:,} B" in tip
-    assert f"address {buffers['offset'][row]:,} to {buffers['offset'][row] + buffers['nbytes'][row]:,}" in tip
+
+    def middle(row: int) -> tuple[float, float]:
+        x = (buffers["born"][row] + buffers["dead"][row]) / 2 / full[0]
+        return page.point(section, x, (buffers["offset"][row] + buffers["nbytes"][row] / 2) / full[1])
+
+    large = [row for row in range(len(buffers["name"])) if buffers["nbytes"][row] > plan.arena_bytes / 50]
+    assert len(large) > 10
+    for row in large:
+        page.window.move(*middle(row))
+        tip = page.window.text(f"{at} .tip")
+        assert tip.startswith(buffers["name"][row])
+        assert f"{buffers['nbytes'][row]:,} B" in tip
+        assert f"address {buffers['offset'][row]:,} to {buffers['offset'][row] + buffers['nbytes'][row]:,}" in tip
     # A click marks the same buffer in the table, a click in the table marks the rectangle.
-    page.window.press(*page.point(section, *middle))
+    page.window.press(*middle(row))
     assert page.window.script("return document.querySelector(arguments[0] + ' tr.chosen').dataset.row", at) == str(row)
     other = next(k for k in range(len(buffers["name"])) if k != row)
     page.window.click(f"{at} tr[data-row='{other}'] button")
@@ -571,6 +574,19 @@ def test_rules_of_thumb_end_at_the_exact_figure(on_small, results):
         assert f"{rule['exact_bytes']:,} B" in lines[-1][2]
         assert len(lines) == len(rule["reasons"]) + 2
         assert all(reason["words"] in line[0] for reason, line in zip(rule["reasons"], lines[1:-1], strict=True))
+        # Bars begin where the one before ends: the last one ends at the exact figure.
+        spans = page.window.script(
+            "return [...document.querySelectorAll(arguments[0] + ' .track')].map(t => [...t.children].map(i =>"
+            "[parseFloat(i.style.left), parseFloat(i.style.left) + parseFloat(i.style.width)]))",
+            f"{at} .rule:nth-of-type({k + 1})",
+        )
+        reached = spans[0][0][1]
+        for reason, span in zip(rule["reasons"], spans[1:-1], strict=True):
+            if reason["nbytes"]:
+                begin, end = span[0] if reason["nbytes"] > 0 else span[0][::-1]
+                assert begin == pytest.approx(reached, abs=0.01)
+                reached = end
+        assert spans[-1][0][1] == pytest.approx(reached, abs=0.01)
     exact = {rule["exact_bytes"] for rule in section["rules"]}
     assert exact == {results["training"].peak_bytes, results["inference"].peak_bytes}
 
@@ -686,14 +702,16 @@ def test_tables_fold_by_module(on_deep):
     assert page.window.script("return document.activeElement.dataset.path") == "stage1"
     page.window.keys("Enter")
     assert len(page.window.texts(groups)) == 4
-    for column in section["columns"]:
-        if column.get("total") == "sum" and column["type"] == "bytes":
-            k = page.window.texts(f"{at} th button > span:first-child").index(column["label"])
-            sums = [
-                sum(v for v, path in zip(section["rows"][column["key"]], scope, strict=True) if path.startswith(stage))
-                for stage in ("stage0", "stage1", "stage2", "stage3")
-            ]
-            assert [row[k] for row in page.rows(at) if row[0].startswith("▸")] == [format_bytes(v) for v in sums]
+    summed = [column for column in section["columns"] if column.get("total") == "sum"]
+    assert summed
+    for column in summed:
+        k = page.window.texts(f"{at} th button > span:first-child").index(column["label"])
+        sums = [
+            sum(v for v, path in zip(section["rows"][column["key"]], scope, strict=True) if path.startswith(stage))
+            for stage in ("stage0", "stage1", "stage2", "stage3")
+        ]
+        shown = format_bytes if column["type"] == "bytes" else "{:,}".format
+        assert [row[k] for row in page.rows(at) if row[0].startswith("▸")] == [shown(value) for value in sums]
     # What is filtered is opened.
     _type(page, at, "stage2.77")
     assert [row[0] for row in page.rows(at)][-1].startswith("stage2.77")
@@ -739,6 +757,7 @@ def test_a_name_is_never_markup(odd):
     assert window.text("h1") == NAME
     assert window.script("return document.querySelectorAll('img, #main script').length") == 0
     assert page.rows("#table")[0] == [NAME]
+    assert NAME in window.texts("#names .annotation-text")
     # A section that the page cannot draw says so; the others are drawn.
     assert ["no drawing of the kind" in text for text in window.texts(".failure")] == [True]
     assert len(window.errors()) == 1
@@ -803,10 +822,10 @@ def test_light_and_dark_follow_the_system_until_somebody_chooses(small):
     assert _theme(page) == light
 
 
-def test_nothing_is_wider_than_a_phone(small, deep):
+def test_nothing_is_wider_than_a_phone(small, deep, odd):
     window = small.window
     try:
-        for page in (small, deep):
+        for page in (small, deep, odd):
             window.size(360, 740, phone=True)
             window.open(page.path)
             for section in page.data["sections"]:
