@@ -133,6 +133,7 @@ def _complain(message: str) -> None:
 
 
 @click.group(
+    name="cnnlive",
     cls=_Main,
     no_args_is_help=True,
     subcommand_metavar="COMMAND [OPTIONS] [NET]",
