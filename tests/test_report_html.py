@@ -109,6 +109,35 @@ def test_the_title_is_the_network_s_unless_another_is_given(results):
     assert payload(results["RuleOfThumb"])["title"] == "cnnlive report"
 
 
+def test_several_networks_are_told_apart():
+    nets = [zoo.load("alexnet"), zoo.load("squeezenet1_1")]
+    plans = [cnnlive.plan_inference(net) for net in nets]
+    rules = [inference_rule(net, plan) for net, plan in zip(nets, plans, strict=True)]
+    arena = cnnlive.plan_arena(nets[1])
+    data = payload([plans[0], rules[0], plans[1], rules[1], arena])
+    assert (data["title"], data["subtitle"]) == ("alexnet, squeezenet1_1", "2 networks")
+    titles = [s["title"] for s in data["sections"]]
+    assert titles == ["Inference · alexnet", "Inference · squeezenet1_1", "Rules of thumb", "Arena · squeezenet1_1",
+                      "Layers of the inference · alexnet", "Layers of the inference · squeezenet1_1"]  # fmt: skip
+    assert [c["label"] for c in data["cards"]] == [
+        "peak of an inference · alexnet", "activations · alexnet", "weights · alexnet",
+        "peak of an inference · squeezenet1_1", "arena · squeezenet1_1",
+    ]  # fmt: skip
+    # Each rule is held against the plan before it.
+    found = section(data, "rules")["rules"]
+    assert [r["exact_bytes"] for r in found] == [p.peak_bytes for p in plans]
+    assert [r["name"] for r in found] == ["inference · alexnet", "inference · squeezenet1_1"]
+
+
+def test_sections_that_are_called_alike_are_numbered():
+    net = zoo.load("alexnet")
+    data = payload([cnnlive.plan_inference(net, batch=b) for b in (1, 2, 3)])
+    timelines = [s for s in data["sections"] if s["kind"] == "timeline"]
+    assert [s["title"] for s in timelines] == ["Inference", "Inference, 2", "Inference, 3"]
+    assert [s["id"] for s in timelines] == ["timeline", "timeline-2", "timeline-3"]
+    assert ["batch 3" in s["words"] for s in timelines] == [False, False, True]
+
+
 @pytest.mark.parametrize("wrong", [3, None, "plan", {"a": 1}, [object()], [shown_results.net()]])
 def test_what_has_no_report_is_refused_with_what_has_one(wrong):
     with pytest.raises(ReportError, match=r"has no report; allowed: .*TrainingPlan"):

@@ -426,11 +426,13 @@ def _of_comparison(found: Any, results: Results) -> list[Section]:
 
 
 def _of_rule(rule: Any, results: Results) -> list[Section]:
-    """Return a rule of thumb against the plan that it speaks of, where there is one among the results."""
+    """Return a rule of thumb against the nearest plan that it speaks of, where there is one among the results."""
     wanted, split = ("InferencePlan", reasons) if rule.name == "inference" else ("TrainingPlan", training_reasons)
     plans = [getattr(r, "plan", r) if type(r).__name__ == "Fit" else r for r in results]
     plan = next((p for p in plans if type(p).__name__ == wanted), None)
-    found = {"name": rule.name, "formula": rule.formula, "words": rule.words, "goes_wrong": rule.goes_wrong,
+    several = len({_about(r)[0] for r in results} - {""}) > 1
+    name = f"{rule.name} · {plan.name}" if plan is not None and several else rule.name
+    found = {"name": name, "formula": rule.formula, "words": rule.words, "goes_wrong": rule.goes_wrong,
              "rule_bytes": rule.nbytes, "terms": [{"label": k.replace("_", " "), "nbytes": v}
                                                   for k, v in rule.terms.items()],
              "exact_bytes": None, "difference": None, "reasons": []}  # fmt: skip
@@ -667,7 +669,7 @@ class _Kind(NamedTuple):
     cards : callable
         Its figures for the top of the page.
     sections : callable
-        Its sections; given the result and all results of the report.
+        Its sections; given the result and the others of the report, the nearest first.
     """
 
     about: Callable[[Any], tuple[str, str]]
@@ -738,10 +740,11 @@ def payload(
     Parameters
     ----------
     results : result of a planner, or a sequence of them
-        A plan, a frontier, a comparison, a fit, a rule of thumb, ... A rule of thumb is shown against the plan of an
-        inference or of a training step among them.
+        A plan, a frontier, a comparison, a fit, a rule of thumb, ... A rule of thumb is held against the plan of an
+        inference or of a training step that stands last before it, or else first behind it; it has to be of the same
+        network, batch and types. Several networks may be reported together.
     title : str, optional
-        Default: the name of the first network.
+        Default: the names of the networks.
     command : str, optional
         A command line that makes the same report, to be shown in it.
     notes : sequence of str, optional
@@ -766,29 +769,32 @@ def payload(
     """
     found = _as_results(results)
     abouts = [_about(result) for result in found]
-    network = next((name for name, _ in abouts if name), "")
-    words = next((words for _, words in abouts if words), "")
+    names = list(dict.fromkeys(name for name, _ in abouts if name))
+    words = next((words for _, words in abouts if words), "") if len(names) < 2 else f"{len(names)} networks"
     sections: list[Section] = []
     cards: list[Card] = []
-    for result in found:
+    for k, (result, (name, _)) in enumerate(zip(found, abouts, strict=True)):
         kind = _KINDS[type(result).__name__]
-        cards += kind.cards(result)[: 1 if cards else None]  # those of the first, and one of each other
-        for section in kind.sections(result, found):
+        of = f" · {name}" if name and len(names) > 1 else ""
+        made = kind.cards(result)[: 1 if cards else None]  # those of the first, and one of each other
+        cards += [{**card, "label": card["label"] + of} for card in made]
+        for section in kind.sections(result, [*found[:k][::-1], *found[k + 1 :]]):
             rules = next((s for s in sections if s["kind"] == section["kind"] == "rules"), None)
             if rules is None:
-                sections.append(section)
+                sections.append({**section, **{key: section[key] + of for key in ("title", "short")}})
             else:
                 rules["rules"] += section["rules"]
     if notes:
         sections.append(_section("text", "Notes", "", paragraphs=list(notes)))
     sections.sort(key=lambda section: _ORDER.index(section["kind"]))
-    count: dict[str, int] = {}
-    for section in sections:
-        name = section["kind"]
-        count[name] = count.get(name, 0) + 1
-        section["id"] = name if count[name] == 1 else f"{name}-{count[name]}"
+    for key, of_key, numbered in (("id", "kind", "{}-{}"), ("title", "title", "{}, {}"), ("short", "short", "{} {}")):
+        count = dict[str, int]()
+        for section in sections:
+            text = section[of_key]
+            count[text] = count.get(text, 0) + 1
+            section[key] = text if count[text] == 1 else numbered.format(text, count[text])
     return {
-        "format": FORMAT, "version": __version__, "title": _text(title or network or "cnnlive report"),
+        "format": FORMAT, "version": __version__, "title": _text(title or ", ".join(names) or "cnnlive report"),
         "subtitle": words, "command": None if command is None else _text(command), "cards": cards, "sections": sections,
     }  # fmt: skip
 
