@@ -49,6 +49,8 @@ nitpicky = True
 # Alerts, `> [!NOTE]`, are what a code host shows as boxes too; headings have the anchors that it gives them.
 myst_enable_extensions = ["alert"]
 myst_heading_anchors = 4
+# What only MyST reads would vanish or turn into something else: a line that begins with `% of`, say.
+myst_disable_syntax = ["myst_line_comment", "myst_block_break", "myst_target", "myst_role"]
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output stay out of what is copied
 
 # ---------------------------------------------------------------------------------- docstrings
@@ -69,6 +71,7 @@ html_title = "cnnlive"
 html_static_path = ["_static"]
 html_css_files = ["cnnlive.css"]
 html_copy_source = False
+html_show_search_summary = False  # excerpts are fetched, which pages opened as files may not
 html_show_sourcelink = False
 html_show_sphinx = False
 pygments_style = "default"
@@ -84,6 +87,7 @@ PAGES = {
     ROOT / "CHANGELOG.md": DOCS / "project/changelog.md",
 }
 FENCED = re.compile(r"(^ *```.*?^ *```)", re.M | re.S)
+DATA = re.compile(r"^\.\. py:data:: (\S+)\n(?:\n(?:   .*\n)+)?(?=\n)\n", re.M)
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^()\s#]+)(#[^()\s]*)?\)")
 
 
@@ -91,6 +95,7 @@ def read_page(app: Any, docname: str, source: list[str]) -> None:
     """Give a page of another folder its text, the first page the navigation, and links the files that they mean."""
     path = Path(app.env.doc2path(docname))
     if path.suffix != ".md":
+        source[0] = DATA.sub(lambda found: found[0] + entries(found[1]), source[0])
         return
     text, origin = source[0], path
     for file, page in PAGES.items():
@@ -108,6 +113,13 @@ def read_page(app: Any, docname: str, source: list[str]) -> None:
     source[0] = text
 
 
+def entries(name: str) -> str:
+    """Return a list of a constant's keys and what they mean, where it says so."""
+    value = pydoc.locate(name)
+    words = value.items() if isinstance(value, dict) else ()
+    return "".join(f"   - ``{key}``: {word}\n" for key, word in words if isinstance(word, str)) + "\n"
+
+
 def link(found: re.Match[str], origin: Path, page: Path) -> str:
     """Return a link that stands in the file `origin` as it leads from `page` to the same place."""
     words, target, anchor = found[1], found[2], found[3] or ""
@@ -122,15 +134,25 @@ def link(found: re.Match[str], origin: Path, page: Path) -> str:
 
 # ---------------------------------------------------------------------------------- links of docstrings
 
+MODULES = re.compile(r"^cnnlive\.(?:[a-z_0-9]+\.)*(?=\w+)")
 # What docstrings may name though no page shows it: modules, and what lies below the public names.
-BELOW = re.compile(r"cnnlive\._\w+|cnnlive\.(tape|plan|nas|io|report|zoo|cli)\b|fnmatch$")
+BELOW = re.compile(r"cnnlive\._\w+|cnnlive\.(tape|nas\.labels|nas\.search)\b|fnmatch$")
 
 
 def set_free(app: Any, doctree: nodes.document) -> None:
-    """Mark names in code and types, which may lead nowhere, and let them lead to nothing but what they say in full."""
+    """Mark names in code and types, which may lead nowhere, and let them lead to nothing but what they say in full.
+
+    Names are shown as they are used, without the modules that define them; fields of a class are its attributes.
+    """
+    for label in doctree.findall(nodes.field_name):
+        if label.astext() == "Variables":
+            label[0] = nodes.Text("Attributes")
     for node in doctree.findall(addnodes.pending_xref):
         if node.get("refdomain") == "py":
             node["free"] = node["reftype"] == "obj" or "refspecific" in node
+            if not node.get("refexplicit") and node["reftype"] not in ("obj", "mod"):
+                for text in list(node.findall(nodes.Text)):
+                    text.parent.replace(text, nodes.Text(MODULES.sub("", text)))
             node.attributes.pop("refspecific", None)  # a name alone would be any object's that ends so
 
 
@@ -142,7 +164,7 @@ def resolve(app: Any, env: Any, node: Any, content: nodes.TextElement) -> nodes.
     if node.get("refdomain") != "py" or (node["free"] and not re.search(r"[A-Z_.]", node["reftarget"])):
         return None
     objects = env.domains.python_domain.objects
-    name = re.sub(r"^cnnlive\.(?:[a-z_0-9]+\.)*(?=\w+)", "", node["reftarget"])
+    name = MODULES.sub("", node["reftarget"])
     if node["reftype"] == "attr":
         owner, _, field = name.rpartition(".")
         name = owner or node.get("py:class", "")

@@ -375,6 +375,11 @@ def test_comments_direct_how_a_fence_is_run(write_page, tmp_path):
     pages.run_block(pages.blocks(page)[-1], names)
 
 
+def test_the_page_of_the_command_line_has_every_command():
+    text = (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
+    assert set(cli.main.commands) - set(re.findall(r"cnnlive ([a-z-]+)", text)) == set()
+
+
 def anchors(page):
     """Return the anchors that a code host and the site give the headings of a page."""
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
