@@ -123,7 +123,7 @@ def plan_checkpoints(
     model = read_cost_model(costs)
     step = _step(graph, batch, model, recompute_random, training)
     plan = _plan(step, room, method, effort, exact, seed, time_limit, progress)
-    return _result(step, plan, method, model, recompute_random, training)
+    return CheckpointPlan(step, plan, method, model, recompute_random, training)
 
 
 def checkpoint_frontier(
@@ -185,7 +185,7 @@ def checkpoint_frontier(
         from cnnlive.plan.blocks import blocks_frontier  # noqa: PLC0415 - loaded where it is asked for
 
         found = blocks_frontier(step.problem, points=points, budgets=asked, method=method)
-    plans = tuple(_result(step, plan, method, model, recompute_random, training) for plan in found.plans)
+    plans = tuple(CheckpointPlan(step, plan, method, model, recompute_random, training) for plan in found.plans)
     return CheckpointFrontier(plans, found)
 
 
@@ -239,11 +239,6 @@ def _plan(step: StepGraph, budget: int, method: Method, effort: Effort, exact: b
             f"everything kept the step takes {what.peak_bytes:,}",
             error.minimum_bytes,
         ) from None
-
-
-def _result(step: StepGraph, plan: RematPlan, method: str, costs: Costs, recompute_random: bool,
-            training: Mapping[str, Any]) -> CheckpointPlan:  # fmt: skip
-    return CheckpointPlan(step, plan, method, costs, recompute_random, dict(training))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -455,7 +450,7 @@ class CheckpointPlan(Result):
             if getattr(plan, what) != data[what]:
                 raise RematError(f"the plan is of another net or step: its {what} is {getattr(plan, what):,} here and "
                                  f"{data[what]:,} in the data")  # fmt: skip
-        return _result(step, plan, data["method"], model, again, options)
+        return CheckpointPlan(step, plan, data["method"], model, again, options)
 
     def __str__(self) -> str:
         again = self.recomputed
