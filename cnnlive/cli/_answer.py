@@ -25,8 +25,7 @@ __all__ = ["Output", "Screen", "answer", "json_text", "output_options"]
 F = TypeVar("F", bound=Callable[..., Any])
 _OUTPUT: Final = "cnnlive.output"
 _NARROW: Final = 110
-_QUIET_HELP: Final = "No report and no progress: the exit code answers, and --json and files hold what was asked for."
-_QUIET_ALONE: Final = "No report and no progress: the exit code answers, and --json prints data all the same."
+_QUIET_HELP: Final = "No report and no progress; --json and files are as asked for, and the exit code answers."
 _JSON_HELP: Final = "Print JSON (keys: docs/json.md)."
 
 
@@ -73,10 +72,9 @@ def output_options(endings: Sequence[str] = (), out_help: str = "") -> Callable[
             context.meta[_OUTPUT] = Output(path, quiet, as_json)
             return command(*args, **asked)
 
-        words = _QUIET_HELP if endings else _QUIET_ALONE
         options = [
             *([option("--out", metavar="FILE", help=out_help)] if endings else []),
-            option("--quiet", is_flag=True, help=words),
+            option("--quiet", is_flag=True, help=_QUIET_HELP),
             option("--json", "as_json", is_flag=True, help=_JSON_HELP),
         ]
         for add in reversed(options):

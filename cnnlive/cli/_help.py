@@ -45,6 +45,8 @@ def under(heading: str) -> AsOption:
     """Return what makes options under a heading."""
 
     def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+        if isinstance(attributes.get("type"), click.IntRange):  # the range is said behind the words
+            attributes.setdefault("metavar", "INTEGER")
         return click.option(*names, cls=Option, heading=heading, **attributes)
 
     return option

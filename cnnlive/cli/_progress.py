@@ -138,7 +138,7 @@ def progress_bar(words: str, quiet: bool = False, after: float = _AFTER) -> Iter
         To be called with the share done, 0 to 1, and what is going on. None: standard error is no terminal, or `quiet`.
     """
     context = click.get_current_context(silent=True)
-    if quiet or (context is not None and context.meta.get(QUIET)) or not sys.stderr.isatty():
+    if quiet or (context is not None and context.meta.get(QUIET)) or not (_shown or sys.stderr.isatty()):
         yield None
         return
     if _shown:
