@@ -10,6 +10,7 @@ import time
 import browser
 import numpy as np
 import pytest
+import shown_results
 
 import cnnlive
 from cnnlive.report.html import html_report, payload
@@ -247,6 +248,19 @@ def odd(window, small, tmp_path_factory):
 @pytest.fixture
 def on_odd(odd):
     return _opened(odd)
+
+
+def test_every_kind_of_result_is_drawn(window, tmp_path):
+    found = list(shown_results.results().values())
+    path = tmp_path / "report.html"
+    path.write_text(html_report(found), encoding="utf-8")
+    window.open(path)
+    page = Page(window, path, payload(found))
+    for section in page.data["sections"]:
+        at = page.see(section)
+        assert len(window.text(f"{at} .body").strip()) > 10, section["title"]
+    assert window.texts(".failure") == []
+    assert window.errors() == []
 
 
 # ---------------------------------------------------------------------------------- the timeline
@@ -487,7 +501,7 @@ def test_tables_filter_by_words_and_comparisons(on_small):
     section = page.first("table", "inference")
     at, rows = page.see(section), section["rows"]
     page.window.click(f"{at} .tools button[aria-pressed]")
-    column, shown = next((c["key"], c["label"].replace(" ", "")) for c in section["columns"] if c["type"] == "bytes")
+    column, shown = next((c["key"], c["label"].replace(" ", "_")) for c in section["columns"] if c["type"] == "bytes")
     n = len(rows["name"])
     for text, holds in [
         ("BLOCK1", lambda k: "block1" in rows["name"][k]),

@@ -41,6 +41,7 @@
   const both = (nbytes) => (Math.abs(nbytes) < 1024 ? exact(nbytes) : `${formatBytes(nbytes)} (${exact(nbytes)})`);
   const signed = (nbytes) => (nbytes > 0 ? "+" : "") + formatBytes(nbytes);
   const percent = (fraction) => `${fixed(100 * fraction, 1)} %`;
+  const steps = (begin, end) => (end - begin === 1 ? `step ${count(begin)}` : `steps ${count(begin)}–${count(end - 1)}`);
   const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 
   /* "1.5 MiB" -> bytes; null where the text is no amount. */
@@ -50,8 +51,13 @@
     return factor ? Number(match[1].replace(/[,_]/g, "")) * factor : null;
   }
 
+  // Math.max(...values) has no room for the arguments of a hundred thousand values.
+  const largest = (values, least = -Infinity) => values.reduce((a, b) => (b > a ? b : a), least);
+  const smallest = (values, most = Infinity) => values.reduce((a, b) => (b < a ? b : a), most);
+  const depthOf = (paths) => largest(paths.map((path) => (path ? path.split(".").length : 0)), 0);
   const sum = (values) => values.reduce((a, b) => a + b, 0);
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+  const tail = (text, most) => (text.length <= most ? text : `…${text.slice(1 - most)}`);
   const short = (text, most = 30) => (text.length <= most ? text : `${text.slice(0, Math.ceil(most / 2) - 1)}…${text.slice(1 - Math.floor(most / 2))}`);
 
   // ------------------------------------------------------------------------------------------------ elements
@@ -206,7 +212,7 @@
     constructor(ops, scopes, cuts) {
       this.ops = ops;
       this.levels = []; // runs by depth, from few to many
-      const deepest = scopes ? Math.max(0, ...scopes.map((scope) => (scope ? scope.split(".").length : 0))) : 0;
+      const deepest = scopes ? depthOf(scopes) : 0;
       for (let depth = 1; depth <= deepest; depth++) {
         const runs = scopeRuns(scopes, depth, cuts);
         const before = this.levels[this.levels.length - 1];
@@ -239,23 +245,24 @@
       if (!this.ops.length || (runs.length * 15 > width * 4 && !this.levels.length)) return { axis: { tickmode: "auto", nticks: width < 420 ? 5 : 9, tickformat: ",d", ticks: "outside", tickcolor: colours["line-strong"] }, room: 34, lines: [] };
       const middle = (run) => (Math.max(run.begin, low) + Math.min(run.end, high)) / 2;
       const text = (run) => short(run.name || (run.end - run.begin === 1 ? this.ops[run.begin] : "·"), 24);
-      // Level names where those that fit tell of most of the axis; the others are left out.
+      // Level names where most of the axis has room for them, the long ones by their ends; else slanted ones.
       const long = (run) => (Math.min(run.end, high) - Math.max(run.begin, low)) * pixels;
-      const fits = (run) => text(run).length * LETTER + 8 < long(run);
-      const level = sum(runs.filter(fits).map(long)) > 0.85 * sum(runs.map(long));
+      const letters = (run) => Math.floor((long(run) - 8) / LETTER);
+      const level = sum(runs.filter((run) => text(run).length <= letters(run)).map(long)) > 0.85 * sum(runs.map(long));
       const named = [];
       let free = -Infinity;
       for (const run of runs) {
         const at = (middle(run) - low) * pixels;
         if (named.length && named[named.length - 1].name === run.name) continue; // goes on behind a part left out
-        if ((level ? fits(run) : at - free >= 15) && run.name !== "") {
+        if ((level ? letters(run) >= Math.min(5, text(run).length) : at - free >= 15) && run.name !== "") {
           named.push(run);
           free = at;
         }
       }
-      const longest = Math.max(0, ...named.map((run) => text(run).length));
+      const shown = (run) => (level ? tail(text(run), letters(run)) : text(run));
+      const longest = largest(named.map((run) => text(run).length), 0);
       return {
-        axis: { tickmode: "array", tickvals: named.map(middle), ticktext: named.map((run) => escaped(text(run))), tickangle: level ? 0 : -45, ticks: "", ticklabelstandoff: level ? 4 : 0 },
+        axis: { tickmode: "array", tickvals: named.map(middle), ticktext: named.map((run) => escaped(shown(run))), tickangle: level ? 0 : -45, ticks: "", ticklabelstandoff: level ? 4 : 0 },
         room: level ? 34 : clamp(18 + longest * LETTER * 0.72, 40, 132),
         lines: this.lines(view, width),
       };
@@ -506,13 +513,18 @@
   const PRINTED = 60; // rows of a table on paper
   const PRINTED_BESIDE = 10; // rows of a table that belongs to a drawing
 
-  /* How a filter names a column: as its heading does, without spaces. */
-  const nameOf = (column) => column.label.replace(/\s+/g, "").toLowerCase();
+  /* How a filter names a column: as its heading does, in one word; and a comparison to show. */
+  const nameOf = (column) => column.label.toLowerCase().replace(/\s+/g, "_");
+  const bare = (name) => name.toLowerCase().replace(/[\s_-]+/g, "");
+  function comparison(columns) {
+    const column = columns.find((one) => one.type === "bytes") || columns.find((one) => one.type !== "text") || columns[0];
+    return nameOf(column) + ({ bytes: ">1MiB", text: "=word" }[column.type] || ">1000");
+  }
 
   /* "conv bytes>1MiB kind=relu" -> a function of rows; throws a text where a column or an amount is none. */
   function parseFilter(text, columns, rows) {
     const tests = [];
-    const named = (name) => columns.find((column) => nameOf(column) === name.toLowerCase()) || columns.find((column) => column.key.toLowerCase() === name.toLowerCase());
+    const named = (name) => columns.find((column) => bare(column.label) === bare(name)) || columns.find((column) => bare(column.key) === bare(name));
     for (const [, quoted, plain] of text.matchAll(/"([^"]*)"|(\S+)/g)) {
       const match = quoted === undefined && /^([^<>=!:\s]+)(<=|>=|!=|=|<|>)(.*)$/.exec(plain);
       if (!match) {
@@ -566,7 +578,7 @@
 
     tools() {
       if (this.file === null) return null;
-      this.input = el("input", { type: "search", placeholder: this.example(), "aria-label": `Filter: ${this.caption}`, spellcheck: "false", oninput: () => this.filter(this.input.value) });
+      this.input = el("input", { type: "search", placeholder: `filter: words, or ${comparison(this.columns)}`, "aria-label": `Filter: ${this.caption}`, spellcheck: "false", oninput: () => this.filter(this.input.value) });
       const tree = this.tree && [
         button("by module", () => this.setTree(!this.tree), { "aria-pressed": "true" }),
         button("open all", () => this.setAll(true)),
@@ -575,11 +587,6 @@
       if (tree) [this.treeButton, this.openButton, this.closeButton] = tree;
       const copied = button("copy", () => copy(this.csv("\t"), copied), { title: "Copy the rows shown, to paste into a spreadsheet" });
       return el("div", { class: "tools" }, el("span", { class: "filter" }, this.input), this.said, tree, button("CSV", () => download(this.file, this.csv(",")), { title: "Save the rows shown as a CSV file" }), copied);
-    }
-
-    example() {
-      const column = this.columns.find((one) => one.type === "bytes");
-      return column ? `filter: words, or ${nameOf(column)}>1MiB` : "filter";
     }
 
     head(column) {
@@ -600,7 +607,7 @@
           most = Math.max(most, this.show(column, all).length * 1.1 + (column.total === "max" ? 4 : 0));
         }
         if (at === 0 && this.scope) most += 6;
-        return clamp(most * 7.4 + 30, 70, at > 0 ? 270 : innerWidth < 560 ? 170 : 340);
+        return clamp(most * 7.6 + 30, 70, at > 0 ? 270 : innerWidth < 560 ? 170 : 340);
       });
       this.cols = this.widths.map(() => el("col"));
       return el("colgroup", {}, this.cols);
@@ -646,7 +653,7 @@
         const parts = [...rows.map((row) => this.rows[key][row]), ...children.map((child) => child.totals[key])].filter((value) => value !== null && value !== undefined);
         totals[key] = parts.length === 0 ? null : total === "max" ? parts.reduce((a, b) => Math.max(a, b)) : sum(parts);
       }
-      return { path: node.path, name: node.name, rows, children, size, totals, single: size === 1, first: Math.min(...rows, ...children.map((child) => child.first)) };
+      return { path: node.path, name: node.name, rows, children, size, totals, single: size === 1, first: smallest(children.map((child) => child.first), smallest(rows)) };
     }
 
     compare(valueOf) {
@@ -885,7 +892,7 @@
         line: { shape: "hv", width: 0.6, color: colours[names[k]] }, fillcolor: faded(colours[names[k]], 0.86),
       }));
       if (plain) data.push({ type: "scatter", mode: "lines", name: "plain", x, y: [...bins.map((bin) => highestOf(plain, bin)), highestOf(plain, bins[bins.length - 1])], line: { shape: "hv", width: 1.6, color: colours.text, dash: "dot" } });
-      let most = Math.max(...bins.map((bin) => view.totals[bin.top]), plain ? Math.max(...bins.map((bin) => highestOf(plain, bin))) : 0, 1);
+      let most = largest(bins.map((bin) => Math.max(view.totals[bin.top], plain ? highestOf(plain, bin) : 0)), 1);
       const limitSeen = limit !== null && limit < 1.6 * most;
       if (limitSeen) most = Math.max(most, limit);
       const shapes = [];
@@ -924,13 +931,16 @@
       for (let row = 0; row < nbytes.length; row++) if (born[row] <= step && step < dead[row]) rows.push(row);
       return rows.sort((a, b) => nbytes[b] - nbytes[a]);
     };
-    const place = (step) => [`step ${count(step)}`, operators[step] !== op[step] && operators[step], (phaseOf(step) || {}).label].filter(Boolean).join(" · ");
+    const place = (step) => [
+      `step ${count(step)}`, operators[step] !== op[step] && operators[step], (phaseOf(step) || {}).label,
+      scopes[step] && !op[step].startsWith(scopes[step]) && `in ${scopes[step]}`,
+    ].filter(Boolean).join(" · ");
 
     function readout(bin, step) {
       const joined = bin.end - bin.begin > 1 && step === bin.top;
-      const head = view.depth && joined ? `${bin.name || "(net)"}: steps ${count(bin.begin)}–${count(bin.end - 1)}` : op[step];
+      const head = view.depth && joined ? `${bin.name || "(net)"}: ${steps(bin.begin, bin.end)}` : op[step];
       const parts = [el("p", {}, el("b", {}, head))];
-      if (joined) parts.push(el("p", { class: "muted" }, view.depth ? `highest at ${op[step]}, ${place(step)}` : `${place(step)}, the highest of steps ${count(bin.begin)}–${count(bin.end - 1)}`));
+      if (joined) parts.push(el("p", { class: "muted" }, view.depth ? `highest at ${op[step]}, ${place(step)}` : `${place(step)}, the highest of ${steps(bin.begin, bin.end)}`));
       else parts.push(el("p", { class: "muted" }, place(step)));
       const rows = used.filter((k) => section.bytes[k][step]).reverse();
       parts.push(amounts([[null, el("b", {}, "total"), whole[step]], ...rows.map((k) => [swatch(names[k]), section.kinds[k].label + (hidden.has(k) ? " (not drawn)" : ""), section.bytes[k][step]])]));
@@ -1004,11 +1014,11 @@
       };
       view.table = new DataTable({
         caption: `alive at step ${step}`, rows: cells, sort: "nbytes", descending: true, beside: true,
-        columns: [
+        columns: told([
           { key: "name", label: "buffer", type: "text" }, { key: "nbytes", label: "bytes", type: "bytes" }, { key: "share", label: "share", type: "percent" },
           { key: "what", label: "what", type: "text" }, { key: "kind", label: "kind", type: "text" },
           { key: "since", label: "from", type: "text", hint: "the op that makes it" }, { key: "until", label: "last needed by", type: "text", hint: "the last op that holds it" },
-        ],
+        ], cells),
       });
       const rest = whole[step] - sum(cells.nbytes);
       panel.append(
@@ -1016,7 +1026,7 @@
         el("p", {}, `${place(step)} · ${both(whole[step])} in ${plural(cells.name.length, "row")}${rest > 0 ? `, and ${both(rest)} without a row of their own` : ""}`),
         view.table.node,
       );
-      if (said) announce(`pinned ${op[step]}: ${plural(cells.name.length, "row")}, the largest ${cells.name[cells.nbytes.indexOf(Math.max(...cells.nbytes))]}`);
+      if (said) announce(`pinned ${op[step]}: ${plural(cells.name.length, "row")}, the largest ${cells.name[cells.nbytes.indexOf(largest(cells.nbytes))]}`);
     }
 
     const range = el("span", { class: "range" });
@@ -1024,7 +1034,7 @@
       label: `${section.title}: bytes alive by step, ${plural(n, "step")}. Peak ${both(section.peak_bytes)} at ${op[section.peak]}.`,
       height: 400, zoom: "x", least: Math.min(4, n), full: () => ({ x: [0, n], y: null }), draw, hover, key,
       pick: (x) => { const bin = binAt(x); if (bin) pinAt(bin.top, true); },
-      zoomed: (one) => (range.textContent = one.view.x[1] - one.view.x[0] > n - 0.5 ? plural(n, "step") : `steps ${count(Math.max(0, Math.floor(one.view.x[0])))}–${count(Math.min(n, Math.ceil(one.view.x[1])) - 1)} of ${count(n)}`),
+      zoomed: (one) => (range.textContent = one.view.x[1] - one.view.x[0] > n - 0.5 ? plural(n, "step") : `${steps(Math.max(0, Math.floor(one.view.x[0])), Math.min(n, Math.ceil(one.view.x[1])))} of ${count(n)}`),
     });
     range.textContent = plural(n, "step");
 
@@ -1045,7 +1055,7 @@
       view.cursor = null;
       chart.redraw();
     });
-    const far = limit !== null && limit >= 1.6 * Math.max(section.peak_bytes, plain ? Math.max(...plain) : 0);
+    const far = limit !== null && limit >= 1.6 * Math.max(section.peak_bytes, plain ? largest(plain) : 0);
     body.append(
       el("div", { class: "tools" }, scope, chart.zoomTools(), button("peak", toPeak, { title: "Show and pin the peak (p)" }), range),
       legend,
@@ -1072,12 +1082,15 @@
   const LABELLED = 400; // names inside rectangles, at most
   const OUTLINED = 600; // rectangles with an outline, at most
 
+  /* Without the columns in which no row says anything. */
+  const told = (columns, rows) => columns.filter((column) => column.type !== "text" || rows[column.key].some((value) => value));
+
   function arena(section, body) {
     const { buffers } = section;
     const n = buffers.name.length;
     const { name, nbytes, born, dead } = buffers;
     const placed = buffers.offset && section.arena_bytes !== null;
-    const end = Math.max(section.steps.length, ...dead, 1);
+    const end = largest(dead, Math.max(section.steps.length, 1));
     const bound = section.lower_bound;
     if (!placed) {
       body.append(el("p", { class: "notice" }, `No placement: ${section.status}. What is alive at once takes at least ${both(bound)}.`));
@@ -1092,7 +1105,7 @@
 
     // Colours: by block of modules where there are some, else by the time of birth.
     const parts = (row, depth) => (buffers.scope[row] || "").split(".").slice(0, depth).join(".");
-    const deepest = Math.max(0, ...buffers.scope.map((path) => (path ? path.split(".").length : 0)));
+    const deepest = depthOf(buffers.scope);
     const choices = [];
     for (let depth = 1; depth <= deepest; depth++) {
       const groups = new Set(Array.from({ length: n }, (_, row) => parts(row, depth)));
@@ -1114,8 +1127,8 @@
       view.groups.forEach((group, k) => {
         group.colour = RAMP[k % RAMP.length];
         const rows = group.rows;
-        group.label = by === "born" ? `steps ${count(Math.ceil((group.key * end) / 8))}–${count(Math.ceil(((group.key + 1) * end) / 8) - 1)}` : group.key || "(net)";
-        group.largest = Math.max(...rows.map((row) => nbytes[row]));
+        group.label = by === "born" ? steps(Math.ceil((group.key * end) / 8), Math.ceil(((group.key + 1) * end) / 8)) : group.key || "(net)";
+        group.largest = largest(rows.map((row) => nbytes[row]));
         for (const row of rows) view.colour[row] = group.colour;
       });
     }
@@ -1144,7 +1157,7 @@
         if (tall > 13 && letters >= 4 && labels.x.length < LABELLED) {
           labels.x.push((Math.max(a, x0) + Math.min(b, x1)) / 2);
           labels.y.push((Math.max(low, y0) + Math.min(top, y1)) / 2);
-          labels.text.push(escaped(name[row].length <= letters ? name[row] : `…${name[row].slice(1 - letters)}`));
+          labels.text.push(escaped(tail(name[row], letters)));
           labels.color.push(["blue", "red"].includes(colour) ? "#ffffff" : "#10161d");
         }
       }
@@ -1160,7 +1173,7 @@
         annotations.push({ text: escaped(text), showarrow: false, xref: "paper", x: 1, xanchor: "right", y, yanchor: below ? "top" : "bottom", font: { size: 11, color: colour } });
       };
       const same = bound === section.arena_bytes;
-      level(section.arena_bytes, `arena ${formatBytes(section.arena_bytes)}${same ? " = lower bound" : ""}`, colours.text, "solid");
+      level(section.arena_bytes, `${section.title.split(" · ")[0].toLowerCase()} ${formatBytes(section.arena_bytes)}${same ? " = lower bound" : ""}`, colours.text, "solid");
       if (!same && bound) level(bound, `lower bound ${formatBytes(bound)}`, colours.danger, "dash", true);
       if (capacity !== null && high >= capacity) level(capacity, `capacity ${formatBytes(capacity)}`, colours.danger, "dot");
       const names = axis.layout(chart.view.x, width, null);
@@ -1212,7 +1225,7 @@
       const columns = [text("name", "buffer"), { key: "nbytes", label: "bytes", type: "bytes" }, text("what", "what"), text("op", "operator")];
       if (placed) columns.push({ key: "offset", label: "address", type: "int", hint: "bytes from the start of the arena" });
       columns.push({ key: "born", label: "from step", type: "int" }, { key: "dead", label: "to before step", type: "int", hint: "its bytes are free from this step on" });
-      return new DataTable({ caption: `${section.title}: buffers`, columns, rows: buffers, beside: true, file: `${section.id}.csv`, sort: "nbytes", descending: true, pick: placed ? (row) => choose(row === view.chosen ? null : row, true) : null, mark: placed ? (row) => view.colour[row] : null });
+      return new DataTable({ caption: `${section.title}: buffers`, columns: told(columns, buffers), rows: buffers, beside: true, file: `${section.id}.csv`, sort: "nbytes", descending: true, pick: placed ? (row) => choose(row === view.chosen ? null : row, true) : null, mark: placed ? (row) => view.colour[row] : null });
     }
 
     const legend = el("ul", { class: "keys", "aria-label": "Colours" });
@@ -1248,11 +1261,11 @@
     const modules = section.modules ? order.map((k) => section.modules[k]) : null;
     const knee = order.indexOf(section.knee);
     const view = { cursor: null };
-    const right = Math.max(section.keep_bytes, ...peak);
-    const left = Math.min(section.least_bound ?? Infinity, ...peak);
+    const right = largest(peak, section.keep_bytes);
+    const left = smallest(peak, section.least_bound ?? Infinity);
     const pad = Math.max(right - left, right * 0.05, 1) * 0.06;
     const low = Math.max(0, left - pad);
-    const most = Math.max(...overhead, ...(bound || [0]), 0.001) * 1.12;
+    const most = largest([...overhead, ...(bound || [])], 0.001) * 1.12;
 
     function draw(chart) {
       const data = [];
@@ -1355,14 +1368,14 @@
     if (section.scope && first > 0) columns.unshift(...columns.splice(first, 1));
     const sorted = columns.find((column) => column.key === section.sort);
     body.append(new DataTable({ caption: section.title, columns, rows: section.rows, scope: section.scope, sort: sorted ? section.sort : null, descending: Boolean(sorted && sorted.type !== "text"), file: `${section.id}.csv` }).node);
-    body.append(el("p", { class: "help" }, "Press a heading to sort. Filter by words, or compare: ", el("code", {}, `${nameOf(columns.find((column) => column.type === "bytes") || columns[0])}>1MiB`), "; several terms must all hold, quotes keep words together."));
+    body.append(el("p", { class: "help" }, "Press a heading to sort. Filter by words, or compare: ", el("code", {}, comparison(columns)), "; several terms must all hold, quotes keep words together."));
     return null;
   }
 
   /* Rows of a table, each with a bar: {name, why, from, to, colour, amount, exact, sum}; the scale is that of all rows. */
   function bars(heads, rows) {
     const ends = rows.flatMap((row) => row.spans.flatMap(([from, to]) => [from, to]));
-    const [low, high] = [Math.min(0, ...ends), Math.max(1, ...ends)];
+    const [low, high] = [smallest(ends, 0), largest(ends, 1)];
     const at = (value) => (100 * (value - low)) / (high - low);
     return el("table", { class: "bars" }, el("thead", {}, el("tr", {}, heads.map((head, k) => el("th", { scope: "col", class: k === 2 ? "amount" : null }, head)))), el("tbody", {}, rows.map((row) =>
       el("tr", { class: row.sum ? "sum" : null },
