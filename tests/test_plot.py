@@ -391,6 +391,19 @@ def test_the_arena_s_rectangles_are_its_buffers(pyplot, results, colour):
     assert plan.arena_bytes in [line.get_ydata()[0] for line in ax.lines]
 
 
+def test_there_is_no_half_of_a_byte(pyplot):
+    ax = plot(cnnlive.plan_arena(cnnlive.Buffers.of([0, 1, 1], [2, 3, 4], [4, 5, 3])))
+    ax.figure.draw_without_rendering()
+    assert {t.get_text() for t in ax.get_yticklabels()} == {"0", "5 B", "10 B", "15 B"}
+
+
+def test_names_in_rectangles_are_of_the_ink_that_is_read_better(pyplot):
+    ax = plot(cnnlive.plan_arena(cnnlive.Buffers.of([0, 2], [2, 4], [5000, 5000], ids=["blue", "orange"])))
+    assert {t.get_text(): t.get_color() for t in ax.texts if t.get_text() in ("blue", "orange")} == {
+        "blue": "white", "orange": "black"
+    }  # fmt: skip
+
+
 def test_an_arena_above_its_bound_shows_both(pyplot):
     buffers = cnnlive.Buffers.of([0, 0, 2], [1, 3, 4], [4096, 1024, 5000])
     plan = cnnlive.plan_arena(buffers, method="greedy_by_size", capacity=10_000)

@@ -178,7 +178,8 @@ def _locator() -> Any:
 
         def tick_values(self, vmin: float, vmax: float) -> Any:
             _, factor = _unit(max(abs(vmin), abs(vmax)))
-            return super().tick_values(vmin / factor, vmax / factor) * factor
+            ticks = np.asarray(super().tick_values(vmin / factor, vmax / factor))
+            return (ticks if factor > 1 else ticks[ticks == np.round(ticks)]) * factor  # there is no half of a byte
 
     return Binary
 
@@ -427,7 +428,9 @@ def _order(plan: Any, ax: Axes | None) -> Axes:
         # The peak of the best order is under the other line: it is named where the headroom is free.
         less = 100 * (1 - plan.peak_bytes / plan.program_peak_bytes)
         side, corner = ("left", 0.01) if first > len(before) / 2 else ("right", 0.99)
-        line = {"arrowstyle": "-", "color": COLOURS["blue"], "linewidth": 0.7, "shrinkB": 3, "relpos": (0.5, 0)}
+        # From its name down, then along its height: the name of the program's peak is above that.
+        line = {"arrowstyle": "-", "color": COLOURS["blue"], "linewidth": 0.7, "shrinkB": 3, "relpos": (0.5, 0),
+                "connectionstyle": "angle,angleA=-90,angleB=0"}  # fmt: skip
         ax.annotate(f"best order's peak {peaks[1]}, {less:.1f} % less\n{where}", (second, plan.peak_bytes),
                     (corner, 0.985), textcoords="axes fraction", ha=side, va="top", fontsize=_SMALL, zorder=7,
                     linespacing=1.25, bbox=_box(ax), arrowprops=line)  # fmt: skip
@@ -586,11 +589,15 @@ def _label_rectangles(ax: Axes, rows: NDArray[Any], names: Sequence[str]) -> Non
     """Write names into the rectangles that have room for them, upright or along the address."""
     wide, high = _points(ax)
     size = 6.0
-    for (a, b, c, d), name in zip(rows.tolist(), names, strict=True):
+    # The relative luminance at which black and white are equally far, by the guidelines for accessible web content.
+    faces = ax.collections[-1].get_facecolor()[:, :3]
+    linear = np.where(faces <= 0.04045, faces / 12.92, ((faces + 0.055) / 1.055) ** 2.4)
+    inks = np.where(linear @ (0.2126, 0.7152, 0.0722) > 0.179, "black", "white").tolist()
+    for (a, b, c, d), name, ink in zip(rows.tolist(), names, inks, strict=True):
         w, h = (b - a) * wide, (d - c) * high
         length = len(name) * size * 0.62
         if (w > length + 4 and h > size + 3) or (h > length + 4 and w > size + 3):
-            ax.text((a + b) / 2, (c + d) / 2, _plain(name), ha="center", va="center", fontsize=size, color="black",
+            ax.text((a + b) / 2, (c + d) / 2, _plain(name), ha="center", va="center", fontsize=size, color=ink,
                     rotation=0 if w > length + 4 else 90, zorder=3, clip_on=True)  # fmt: skip
 
 
@@ -725,7 +732,7 @@ def _knee(ax: Axes, x: float, y: float) -> None:
     ax.plot([x], [y], marker="D", markersize=7, color=COLOURS["orange"], markeredgecolor=_ink(), markeredgewidth=0.8,
             linestyle="none", zorder=6, label="knee")  # fmt: skip
     ax.annotate(f"knee: {format_bytes(int(x))}, {y:.3g} %", (x, y), (8, 8), textcoords="offset points", ha="left",
-                va="bottom", fontsize=_SMALL, zorder=7)  # fmt: skip
+                va="bottom", fontsize=_SMALL, zorder=7, bbox=_box(ax))  # fmt: skip
 
 
 def _keep(ax: Axes, keep: int) -> None:
