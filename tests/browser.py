@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_ARGUMENTS = ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--force-device-scale-factor=1")
 _PATIENCE = 20.0  # seconds; a page is waited for, never slept for
 
 
@@ -60,19 +61,27 @@ class Browser:
 
     def __init__(self, browser: str, driver: str, width: int, height: int) -> None:
         from selenium import webdriver  # noqa: PLC0415 - only where it is asked for
+        from selenium.common.exceptions import SessionNotCreatedException  # noqa: PLC0415
         from selenium.webdriver.chrome.options import Options  # noqa: PLC0415
         from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
 
-        options = Options()
-        options.binary_location = browser
-        arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--force-device-scale-factor=1"]
-        if os.geteuid() == 0:
-            arguments.append("--no-sandbox")  # Chromium refuses to run as root with it
-        for argument in arguments:
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        # The driver's path is given: selenium would look for one in the network otherwise.
-        self.driver = webdriver.Chrome(service=Service(driver), options=options)
+        def launch(*more: str) -> webdriver.Chrome:
+            options = Options()
+            options.binary_location = browser
+            for argument in (*_ARGUMENTS, *more):
+                options.add_argument(argument)
+            options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+            # The driver's path is given: selenium would look for one in the network otherwise.
+            return webdriver.Chrome(service=Service(driver), options=options)
+
+        # Chromium's sandbox does not run as root, nor in containers without user namespaces; pages are our own.
+        if os.name == "posix" and os.geteuid() == 0:
+            self.driver = launch("--no-sandbox")
+        else:
+            try:
+                self.driver = launch()
+            except SessionNotCreatedException:
+                self.driver = launch("--no-sandbox")
         self.media()
         self.size(width, height)
 

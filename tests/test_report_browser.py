@@ -168,6 +168,16 @@ def _opened(page: Page) -> Page:
 # ---------------------------------------------------------------------------------- loading
 
 
+@pytest.mark.parametrize("ci", [False, True])
+def test_without_a_browser_tests_are_skipped_and_fail_in_continuous_integration(ci, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CHROMEWEBDRIVER", raising=False)
+    monkeypatch.setenv("CI", "true" if ci else "")
+    outcome = pytest.fail.Exception if ci else pytest.skip.Exception
+    with pytest.raises(outcome, match="no browser on the path"):
+        browser.start()
+
+
 @pytest.mark.parametrize("name", ["deep", "small"])  # the small one stays open
 def test_a_report_draws_every_section_without_errors_and_asks_for_nothing(name, request):
     page = request.getfixturevalue(name)
@@ -409,6 +419,7 @@ def test_the_arena_draws_every_buffer_and_reads_it_out(on_small, results):
     assert page.window.script("return document.querySelector(arguments[0] + ' tr.chosen').dataset.row", at) == str(row)
     other = next(k for k in range(len(buffers["name"])) if k != row)
     page.window.click(f"{at} tr[data-row='{other}'] button")
+    assert page.window.script("return document.activeElement.closest('tr').dataset.row") == str(other)
     left = page.window.script("return document.querySelector(arguments[0] + ' .box.chosen').style.left", at)
     width = page.window.box(f"{at} .over")[2]
     assert float(left.removesuffix("px")) == pytest.approx(buffers["born"][other] / full[0] * width, abs=1)

@@ -807,9 +807,15 @@
         const parts = this.scope[row].split(".");
         parts.forEach((_, depth) => this.open.add(parts.slice(0, depth + 1).join(".")));
       }
+      const pressed = this.body.contains(document.activeElement) && document.activeElement.closest("tr").dataset.row;
       this.refresh();
       const at = this.lines.findIndex((line) => line.row === row);
-      if (at < 0) return;
+      if (at >= 0) this.scrollTo(at);
+      const again = pressed && this.body.querySelector(`tr[data-row="${pressed}"] button`);
+      if (again) again.focus({ preventScroll: true }); // rows are made anew, the focus stays where it was
+    }
+
+    scrollTo(at) {
       const box = this.rowsBox;
       if (at * ROW < box.scrollTop || (at + 2) * ROW > box.scrollTop + box.clientHeight) box.scrollTop = Math.max(0, at * ROW - box.clientHeight / 3);
       this.paint(true);
