@@ -82,7 +82,7 @@ class _Main(click.Group):
         suffix = Path(name).suffix.lower()
         if suffix in (*NETWORKS, ".csv") or ":" in name or name in zoo.names():
             command = "arena" if suffix == ".csv" else "inference"
-            raise click.UsageError(f"No such command {name!r}. Did you mean 'cnnlive {command} {name}'?", ctx)
+            raise click.UsageError(f"no command {name!r}; did you mean 'cnnlive {command} {name}'?", ctx)
         words = f"no command {name!r}{close_names(name, self.commands)} (`cnnlive --help` lists them)"
         raise click.UsageError(words, ctx)
 
