@@ -16,6 +16,7 @@ sys.path.append(str(ROOT))  # benchmarks is a folder of scripts, no installed pa
 from benchmarks.peers import compare, networkx_liveness, tables  # noqa: E402 - after the path is set
 
 SMALL = [("resnet18", {}), ("squeezenet1_1", {}), ("unet", {"width": 8}), ("darts_v2", {"layers": 3, "channels": 4})]
+PLAIN = cnnlive.Profile("plain", "liveness; the caller keeps the input", keeps_inputs=True, batch_counters=True)
 
 
 @pytest.mark.parametrize(("name", "options"), SMALL)
@@ -37,10 +38,9 @@ def test_liveness_over_networkx_counts_what_is_kept_and_what_works_in_place():
 
 def test_the_candidates_written_for_networkx_are_those_of_the_space():
     space = spaces.nasbench_macro()
-    plain = cnnlive.Profile("plain", "liveness; the caller keeps the input", keeps_inputs=True, batch_counters=True)
     for x in space.random(20, rng=1):
         dag, weights = networkx_liveness.macro_dag(x)
-        plan = cnnlive.plan_inference(space.graph(x), profile=plain)
+        plan = cnnlive.plan_inference(space.graph(x), profile=PLAIN)
         assert weights == plan.weight_bytes
         assert networkx_liveness.peak(dag, ["image"]) == plan.activation_peak_bytes
 
@@ -142,6 +142,12 @@ def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(compare, "PACKAGES", ("numpy", "no_such_tool"))
     with pytest.raises(SystemExit, match="not installed: no_such_tool; `make peers`"):
         compare.main([])
+
+
+def test_a_fresh_process_with_networkx_alone_answers(capsys):
+    compare.main(["--cold", "networkx"])
+    space = spaces.nasbench_macro()
+    assert int(capsys.readouterr().out) == cnnlive.plan_inference(space.graph([1] * 8), profile=PLAIN).peak_bytes
 
 
 def test_calls_are_timed_after_one_that_warms_up():

@@ -271,7 +271,8 @@ def full(results: dict[str, Any]) -> str:
         text += [f"### {title}", "", *_per_net(found, question, value, True), ""]
         text += ["Medians:", "", *_per_net(found, question, took, False), ""]
     text += ["### The first answer of a fresh process", "",
-             f"About a {results['cold_net']}, from the start of Python; imports and making the net included.", "",
+             _wrap(f"About a {results['cold_net']}, from the start of Python; imports and making the net included. "
+                   "networkx is given a small net of which somebody has worked out all sizes."), "",
              *_table(["", "question", "time"], ([tool, row["question"], seconds(row.get("seconds")) or row["fails"]]
                                                 for tool, row in found.cold.items())), ""]  # fmt: skip
     searched = results["search"]

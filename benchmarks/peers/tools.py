@@ -11,11 +11,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-from benchmarks.peers import networkx_liveness
 
 __all__ = ["BATCH", "QUESTIONS", "TOOLS", "Tool"]
 
@@ -242,7 +241,8 @@ def _fvcore(question: str) -> Asker:
 def _ptflops(net: Any) -> Callable[[], Answer]:
     import ptflops
 
-    module = _module(net)
+    # The first op on meta tensors imports torch._dynamo, which fails while functions are patched.
+    module = _module(net, real="torch._dynamo" not in sys.modules)
 
     def call() -> Answer:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -250,7 +250,7 @@ def _ptflops(net: Any) -> Callable[[], Answer]:
                 module, net.shape, as_strings=False, print_per_layer_stat=False
             )
         if macs is None:
-            raise RuntimeError(printed.getvalue().strip().splitlines()[-1])
+            raise RuntimeError(printed.getvalue().strip().splitlines()[-1])  # it prints, and returns nothing
         return int(parameters), int(macs)
 
     return call
@@ -274,6 +274,7 @@ def _thop(net: Any) -> Callable[[], Answer]:
 def _networkx(built: bool) -> Asker:
     def ask(net: Any) -> Callable[[], Answer]:
         import cnnlive
+        from benchmarks.peers import networkx_liveness
 
         graph = _imported(net, _module(net), False)
         weights = cnnlive.plan_inference(graph, profile="torch").weight_bytes
@@ -310,7 +311,8 @@ TOOLS = (
          "`FlopCountAnalysis`, `parameter_count`; for memory 4 B times `ActivationCountAnalysis`, times the batch, and "
          "the parameters, those four times in training (gradients and two moments), as people derive it; it runs one "
          "image on the CPU"),
-    Tool("ptflops", "ptflops", {"counts": _ptflops}, "`get_model_complexity_info`; on meta tensors"),
+    Tool("ptflops", "ptflops", {"counts": _ptflops},
+         "`get_model_complexity_info`; on meta tensors, in a fresh process on the CPU"),
     Tool("thop", "thop", {"counts": _thop}, "`profile`; on meta tensors"),
     Tool("networkx, graph built", "networkx", {"inference": _networkx(True)},
          "a loop over a DAG whose sizes somebody has worked out; a plain rule: alive until the last reader, the caller "
