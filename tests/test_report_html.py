@@ -1,6 +1,7 @@
 """What the data of a report say is what the plans say; the file needs nothing else and holds any name."""
 
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ import shown_results
 import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_remat import any_problem, training_problem
 
 import cnnlive
 from cnnlive import zoo
@@ -18,7 +20,7 @@ from cnnlive.buffers import Buffers
 from cnnlive.plan.remat import RematProblem, remat_frontier
 from cnnlive.plan.training import TrainingPlan
 from cnnlive.report.frame import TRAINING_KINDS, ReportError, columns_of, training_kinds
-from cnnlive.report.html import fill, html_report, payload, write_report
+from cnnlive.report.html import fill, html_report, json_for_script, payload, write_report
 from cnnlive.report.lives import alive_at, inference_lives, remat_lives, training_lives
 from cnnlive.report.reasons import inference_rule, reasons, training_reasons, training_rules
 
@@ -269,6 +271,7 @@ def test_buffers_of_any_training_step_add_up_to_the_timeline(graph, batch, micro
 def test_buffers_of_recomputation_add_up_to_the_timeline(results):
     plans = [*results["CheckpointFrontier"].plans, *results["Frontier"].plans]
     plans += cnnlive.checkpoint_frontier(zoo.load("googlenet", train=True), batch=2, points=4).plans
+    plans += cnnlive.checkpoint_frontier(shown_results.net(), batch=2, points=3, micro_batches=2).plans
     made_again = 0
     for plan in plans:
         s = section(payload(plan), "timeline")
@@ -278,8 +281,44 @@ def test_buffers_of_recomputation_add_up_to_the_timeline(results):
         assert (np.array(alive(s, len(total))) + problem.fixed_bytes).tolist() == plan.timeline.tolist()
         assert max(s["plain"]) == (plan.keep_bytes if hasattr(plan, "step") else problem.peak_bytes)
         assert s["limit"] == plan.budget >= s["peak_bytes"]
-        made_again += sum("made again" in what for what in remat_lives(plan).what)
+        lives = remat_lives(plan)
+        made_again += sum("made again" in what for what in lives.what)
+        if hasattr(plan, "step"):
+            last = len(total) - 1
+            there = [int(n) for n, dead, kind in zip(lives.nbytes, lives.dead, lives.kind, strict=True)
+                     if dead > last and kind == "gradients"]  # fmt: skip
+            fixed = sum(b[0] for b, k in zip(s["bytes"], s["kinds"], strict=True) if k["key"] == "gradients")
+            of_parameters = plan.training.gradient_bytes
+            assert of_parameters in (sum(there), fixed)
+            ops = {*plan.training.network.op_names, "loss", "optimizer.step"}
+            assert len([op for op in s["steps"]["op"] if op in ops]) > 0.8 * len(total)
     assert made_again > 20
+
+
+def test_buffers_of_any_recomputation_add_up_to_the_timeline():
+    twice = 0
+    for seed in range(12):
+        rng = random.Random(seed)
+        for problem in (any_problem(rng, rng.randrange(2, 20)), training_problem(rng, rng.randrange(2, 10))):
+            for plan in remat_frontier(problem, points=4).plans:
+                lives = remat_lives(plan)
+                alive_then = alive_at(lives, problem.n) + problem.fixed_bytes
+                assert alive_then.tolist() == plan.timeline.tolist()
+                twice += sum("made again" in what for what in lives.what)
+                assert set(lives.kind) <= {"forward", "backward", "gradients", "scratch"}
+    assert twice > 50
+
+
+def test_buffers_of_an_inference_say_what_they_are_there_for():
+    g = cnnlive.Graph("kinds")
+    x = g.input((1, 3, 8, 8))
+    g.output(g.relu(g.conv2d(x, 4, 3, name="inside"), name="end"))
+    s = section(payload(cnnlive.plan_inference(g)), "timeline")
+    rows = dict(zip(s["buffers"]["name"], zip(*(s["buffers"][k] for k in ("kind", "what")), strict=True), strict=True))
+    assert rows == {
+        "input": ("input", "1x3x8x8 float32"), "inside": ("activation", "1x4x6x6 float32"),
+        "end": ("output", "1x4x6x6 float32"),
+    }  # fmt: skip
 
 
 def test_a_plan_that_keeps_everything_has_the_plain_timeline(results):
@@ -296,6 +335,7 @@ def test_an_order_s_timeline_has_the_program_s_beside_it(results):
     weights = plan.program.weight_bytes
     assert varying.max() == plan.peak_bytes < plan.program_peak_bytes == max(s["plain"]) - weights
     assert s["steps"]["op"] == list(plan.op_names)
+    assert alive(s, len(plan.op_names)) == varying.tolist() == plan.best.timeline.tolist()
 
 
 def test_wraps_and_chains_show_what_is_known_of_them(results):
@@ -437,6 +477,19 @@ def test_amounts_of_search_spaces_are_bytes_and_what_is_no_number_is_none(result
     assert {c["key"]: c["type"] for c in s["columns"]}["inference_peak"] == "bytes"
     odd = cnnlive.nas.Evaluation(score=np.array([1.5, np.nan, np.inf]))
     assert section(payload(odd), "table")["rows"]["score"] == [1.5, None, None]
+
+
+def test_modules_add_up_what_adds_up(results):
+    s = section(payload(results["TrainingPlan"]), "table")
+    assert {c["key"]: c["total"] for c in s["columns"]} == {
+        "name": None, "op": None, "scope": None, "parameter_bytes": "sum", "saved_bytes": "sum",
+        "gradient_bytes": "sum", "forward_bytes": "max", "backward_bytes": "max",
+    }  # fmt: skip
+
+
+def test_what_is_no_number_never_gets_into_a_file():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_for_script({"cost": float("nan")})
 
 
 # ---------------------------------------------------------------------------------- names, sizes, degenerate nets

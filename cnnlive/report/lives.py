@@ -213,18 +213,19 @@ def remat_instants(plan: Any) -> tuple[I64, list[tuple[int, int, str, int, int]]
     over, scratch = problem.overwrites.tolist(), problem.scratch.tolist()
     at = np.zeros(problem.n, np.int64)
     held: list[tuple[int, int, str, int, int]] = []
-    buffer: dict[int, int] = {}  # value to the value that began its buffer
+    # Buffers have numbers of their own: a value may be made again while what overwrote it lives on in its first bytes.
+    buffer: dict[int, int] = {}  # value to its buffer
     members: dict[int, set[int]] = {}
-    since: dict[int, tuple[int, int]] = {}  # begin of a buffer: event, node
+    since: list[tuple[int, int, int]] = []  # of each buffer: the value that began it, its node, the event
     done, most, used, event = 0, -1, 0, 0
 
     def free(b: int) -> None:
         nonlocal used
         for v in members.pop(b):
             del buffer[v]
-        begin, node = since.pop(b)
-        held.append((b, node, "value", begin, event + 1))
-        used -= sizes[b]
+        first, node, begin = since[b]
+        held.append((first, node, "value", begin, event + 1))
+        used -= sizes[first]
 
     for what, x in plan.schedule:
         if what == "free":
@@ -240,7 +241,9 @@ def remat_instants(plan: Any) -> tuple[I64, list[tuple[int, int, str, int, int]]
                 if v in buffer:
                     held.append((v, x, "twice", event, event + 1))
                 else:
-                    buffer[v], members[v], since[v] = v, {v}, (event, x)
+                    buffer[v] = len(since)
+                    members[len(since)] = {v}
+                    since.append((v, x, event))
                     used += sizes[v]
             elif over[v]:
                 b = buffer[share[v]]
@@ -258,7 +261,7 @@ def remat_instants(plan: Any) -> tuple[I64, list[tuple[int, int, str, int, int]]
         if x == done:  # a node's step ends with its own first run
             done, most = done + 1, -1
     event += 1
-    for b in list(since):
+    for b in list(members):
         free(b)
     return frozen(at), held
 
