@@ -200,7 +200,7 @@ def short(results: dict[str, Any]) -> str:
     """Return the README's section."""
     found = _Found(results)
     rows = []
-    for tool in [*found.tools, REAL]:
+    for tool in [*(tool for tool in found.tools if not tool.endswith("graph built")), REAL]:
         cells = []
         for question in results["questions"]:
             if tool == REAL:
@@ -208,10 +208,10 @@ def short(results: dict[str, Any]) -> str:
                 cells += [seconds(time), "the truth" if time is not None else ""]
             else:
                 cells += found.cells(tool, question)
-        rows.append([tool, *cells, seconds(found.cold.get(tool, {}).get("seconds"))])
-    for tool, row in found.cold.items():
-        if tool not in found.tools:
-            rows.append([tool, *[""] * 6, seconds(row.get("seconds"))])
+        fresh = [seconds(found.cold.get(tool, {}).get("seconds"))]
+        if (first := found.cold.get(f"{tool}, {NOT_COMPILED}", {}).get("seconds")) is not None:
+            fresh.append(f"{seconds(first)} the first time")
+        rows.append([tool, *cells, "; ".join(filter(None, fresh))])
     header = ["", f"training step, batch {results['batch']}", "error", "inference", "error", "MACs", "error",
               "fresh process"]  # fmt: skip
     text = [
