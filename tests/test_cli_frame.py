@@ -256,14 +256,13 @@ def test_a_bar_says_when_kernels_are_compiled(monkeypatch):
     from numba.core import event  # noqa: PLC0415 - as the bar hears it
 
     screen = a_terminal(monkeypatch)
+    before = len(event._registered["numba:compile"])
     with _progress.progress_bar("a plan", after=0.0):
         wait_for("a plan", screen)
         with event.trigger_event("numba:compile", data={}):
             wait_for("compiling kernels, once", screen)
-    with event.trigger_event("numba:compile", data={}):
-        screen.truncate(0)
-        time.sleep(0.05)
-    assert screen.getvalue() == ""
+            assert len(event._registered["numba:compile"]) == before + 1
+    assert len(event._registered["numba:compile"]) == before
 
 
 def test_a_bar_has_no_colour_where_none_is_wanted(monkeypatch):
@@ -464,12 +463,14 @@ def test_a_real_terminal_gets_what_it_can_show(how):
 def test_wide_characters_keep_columns_aligned(tmp_path):
     g = cnnlive.Graph("網")
     x = g.conv2d(g.input((1, 3, 8, 8)), 4, 3, padding=1, name="卷積一")
-    g.output(g.relu(x, name="relu"))
+    y = g.relu(x, name="層" * 30 + "末")
+    g.output(g.relu(y, name="relu"))
     g.to_json(tmp_path / "wide.json")
-    for columns in (50, 120):
+    for columns in (50, 81, 200):
         env = {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": str(columns)}
         lines = run("ops", tmp_path / "wide.json", env=env).stdout.splitlines()
         rows = [line for line in lines if re.match(r" +\d ", line)]
-        assert len(rows) == 3
+        assert len(rows) == 4
+        assert "層末 " in rows[2]
         assert len({cell_len(line) for line in rows}) == 1
         assert max(map(cell_len, lines)) <= columns

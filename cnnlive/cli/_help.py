@@ -80,13 +80,12 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, each under its heading; those of every command are last."""
+        """Write the options, each under its heading, in the order in which they were added."""
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
                 headings.setdefault(getattr(parameter, "heading", LAST), []).append(record)
-        headings[LAST] = headings.pop(LAST, [])
         width = min(max(len(names) for rows in headings.values() for names, _ in rows), _COLUMN)
         for heading, rows in headings.items():
             with formatter.section(heading):  # all of them with one left column
