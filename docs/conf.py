@@ -19,6 +19,7 @@ from sphinx import addnodes
 from sphinx.util.nodes import make_refnode
 
 import cnnlive
+from cnnlive._types import Columns
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -134,6 +135,7 @@ def link(found: re.Match[str], origin: Path, page: Path) -> str:
 
 # ---------------------------------------------------------------------------------- links of docstrings
 
+NO_SPACE = "\u200b"
 MODULES = re.compile(r"^cnnlive\.(?:[a-z_0-9]+\.)*(?=\w+)")
 # What docstrings may name though no page shows it: modules, and what lies below the public names.
 BELOW = re.compile(r"cnnlive\._\w+|cnnlive\.(tape|nas\.labels|nas\.search)\b|fnmatch$")
@@ -147,6 +149,9 @@ def set_free(app: Any, doctree: nodes.document) -> None:
     for label in doctree.findall(nodes.field_name):
         if label.astext() == "Variables":
             label[0] = nodes.Text("Attributes")
+    for text in list(doctree.findall(nodes.Text)):
+        if NO_SPACE in text:
+            text.parent.replace(text, nodes.Text(text.replace(NO_SPACE, " ")))
     for node in doctree.findall(addnodes.pending_xref):
         if node.get("refdomain") == "py":
             node["free"] = node["reftype"] == "obj" or "refspecific" in node
@@ -176,6 +181,23 @@ def resolve(app: Any, env: Any, node: Any, content: nodes.TextElement) -> nodes.
     return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, content, ends[0])
 
 
+def link_code(app: Any, doctree: nodes.document, docname: str) -> None:
+    """Let code that is a public name, such as `plan_training` or `Graph.hold`, lead to the reference.
+
+    A word that may be just that, such as `fits`, does not.
+    """
+    objects = app.env.domains.python_domain.objects
+    for code in list(doctree.findall(nodes.literal)):
+        text = code.astext().removesuffix("()")
+        name = text if text.startswith("cnnlive.") else f"cnnlive.{text}"
+        if name not in objects or objects[name].objtype == "module" or not re.search(r"[A-Z_.]", text):
+            continue
+        if isinstance(code.parent, nodes.TextElement) and not isinstance(code.parent, nodes.reference | nodes.title):
+            found = objects[name]
+            place = make_refnode(app.builder, docname, found.docname, found.node_id, code.deepcopy(), name)
+            code.replace_self(place)
+
+
 def may_lead_nowhere(app: Any, domain: Any, node: Any) -> bool:
     """Say whether nothing is wrong if a name has no place in the reference."""
     return node.get("refdomain") == "py" and (node["free"] or BELOW.match(node["reftarget"]) is not None)
@@ -186,12 +208,29 @@ def leave_out(app: Any, what: str, name: str, value: Any, skip: bool, options: A
     return True if (getattr(value, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def without_constructor(
+    app: Any, what: str, name: str, value: Any, options: Any, args: str | None, returned: str | None
+) -> tuple[str, None] | None:
+    """Leave out how results and columns are constructed: planners and ``of`` make them."""
+    return ("", None) if what == "class" and issubclass(value, Columns) else None
+
+
+def join_names(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Make one of names that share a line of a list of attributes; :func:`set_free` puts the spaces back."""
+    start = next((i for i, line in enumerate(lines) if line.strip() == "Attributes"), len(lines))
+    for i in range(start, len(lines)):
+        lines[i] = re.sub(r"^ *\w+(?:, \w+)+(?= : )", lambda found: found[0].replace(", ", f",{NO_SPACE}"), lines[i])
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Connect what stands above."""
     app.add_lexer("csv", TextLexer)  # Pygments has none
     app.connect("source-read", read_page)
     app.connect("doctree-read", set_free)
     app.connect("missing-reference", resolve)
+    app.connect("doctree-resolved", link_code)
     app.connect("warn-missing-reference", may_lead_nowhere)
     app.connect("autodoc-skip-member", leave_out)
+    app.connect("autodoc-process-signature", without_constructor)
+    app.connect("autodoc-process-docstring", join_names, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,7 +30,8 @@ def fetched(site: Path) -> list[str]:
 def main() -> None:
     for tool in ("generate_docs.py", "figures.py"):
         subprocess.run([sys.executable, str(ROOT / "tools" / tool)], check=True)
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", str(SITE)]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", "build/doctrees"]
+    command += ["docs", str(SITE)]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise SystemExit("the site has warnings, above; they are errors")
     if elsewhere := fetched(SITE):
