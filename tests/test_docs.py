@@ -478,3 +478,19 @@ def test_the_site_builds_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "dummy", "docs", tmp_path / "site"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_links_of_a_site_that_lead_nowhere_are_found(tmp_path):
+    (tmp_path / "a b.html").write_text('<p id="x">', encoding="utf-8")
+    good = (
+        '<a href="a%20b.html#x"> <a href="#y"> <p id="y"> <a href="https://a.example/no#no"> <a href="a%20b.html?q=1">'
+    )
+    page = tmp_path / "page.html"
+    page.write_text(good, encoding="utf-8")
+    assert build_docs.broken(tmp_path) == []
+    page.write_text(
+        f'{good} <a href="no.html"> <img src="no.png"> <a href="a%20b.html#no"> <a href="#no">', encoding="utf-8"
+    )
+    assert build_docs.broken(tmp_path) == [
+        f"page.html: {link}" for link in ("#no", "a%20b.html#no", "no.html", "no.png")
+    ]
