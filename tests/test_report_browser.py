@@ -650,6 +650,10 @@ def test_two_thousand_steps_keep_every_maximum_at_every_zoom(on_deep):
     assert (low, high) == (pytest.approx(800, abs=5), pytest.approx(1000, abs=5))
     assert check(low, high) == np.ceil(high) - np.floor(low)
     assert re.fullmatch(r"steps [\d,]+.[\d,]+ of 2,001", page.window.text(f"{at} .range"))
+    # A cursor that is nowhere yet comes in at the edge of what is seen.
+    page.focus(section)
+    page.window.keys("Escape", "ArrowRight")
+    assert page.window.text("#live").startswith(f"{section['steps']['op'][int(low)]}, step {int(low):,}")
     # The wheel zooms a chart that has the focus, about the pointer.
     page.focus(section)
     x, y = page.point(section, 0.5, 0.5)

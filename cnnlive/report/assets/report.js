@@ -48,7 +48,8 @@
   function parseAmount(text) {
     const match = /^(-?\d+(?:[.,_]\d+)*)\s*([a-z]*)$/i.exec(text.trim());
     const factor = match && UNITS[match[2].toLowerCase()];
-    return factor ? Number(match[1].replace(/[,_]/g, "")) * factor : null;
+    const amount = factor ? Number(match[1].replace(/[,_]/g, "")) * factor : NaN;
+    return Number.isNaN(amount) ? null : amount;
   }
 
   // Math.max(...values) has no room for the arguments of a hundred thousand values.
@@ -70,17 +71,25 @@
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else node.setAttribute(name, value === true ? "" : value);
     }
-    node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+    return fill(node, children.flat());
+  }
+  function fill(node, children) {
+    node.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
     return node;
   }
 
   const button = (label, onclick, attributes) => el("button", { type: "button", onclick, ...attributes }, label);
+  const p = (kind, ...children) => el("p", { class: kind }, ...children);
   const swatch = (colour) => el("span", { class: "swatch", style: `background:var(--${colour})`, "aria-hidden": "true" });
 
   function select(label, options, value, onchange) {
-    const box = el("select", { onchange: () => onchange(box.value) }, options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+    const items = options.map(([key, text]) => el("option", { value: key, selected: key === value }, text));
+    const box = el("select", { onchange: () => onchange(box.value) }, items);
     return el("label", {}, label, box);
   }
+
+  const chip = (colour, label, more) => el("li", {}, el("span", { class: "key" }, swatch(colour), label, more && el("b", {}, more)));
+  const chips = (items) => el("ul", { class: "keys", "aria-label": "Colours" }, items);
 
   const live = document.getElementById("live");
   function announce(text) {
@@ -139,7 +148,8 @@
 
   function readColours() {
     const style = getComputedStyle(document.documentElement);
-    for (const name of [...NAMES, "text", "muted", "line", "line-strong", "surface", "accent", "shade", "danger"]) colours[name] = style.getPropertyValue(`--${name}`).trim();
+    const names = [...NAMES, "text", "muted", "line", "line-strong", "surface", "accent", "shade", "danger"];
+    for (const name of names) colours[name] = style.getPropertyValue(`--${name}`).trim();
     colours.sans = style.getPropertyValue("--sans").trim();
   }
 
@@ -186,6 +196,18 @@
     return { tickvals, ticktext: tickvals.map((value) => (value === 0 ? "0" : `${(value / factor).toFixed(digits)} ${units[unit]}`)) };
   }
 
+  // What drawings are made of, as Plotly takes it: lines and marks of data, lines and bands across, notes.
+  const run = (name, x, y, line, more) => ({ type: "scatter", mode: "lines", name, x, y, line: { shape: "hv", ...line }, ...more });
+  const mark = (name, x, y, size, color) => ({
+    type: "scatter", mode: "markers", name, x: [x], y: [y], cliponaxis: false,
+    marker: { size, symbol: "diamond", color, line: { color: colours.surface, width: 1.5 } },
+  });
+  const across = (y, color, dash) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color, width: 1.5, dash } });
+  const upright = (x, color, dash) => ({ type: "line", layer: "below", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color, width: 1, dash } });
+  const band = (x0, x1, fillcolor) => ({ type: "rect", layer: "below", yref: "paper", x0, x1, y0: 0, y1: 1, fillcolor, line: { width: 0 } });
+  const note = (text, color, more) => ({ text: escaped(text), showarrow: false, font: { size: 11, color }, ...more });
+  const bytesAxis = (range) => ({ range, tickmode: "array", ...byteTicks(...range, 6) });
+
   /* Where a note beside a point has room: to its right, to its left, else at the end of the drawing. */
   function beside(chart, x, text) {
     const px = chart.left(x);
@@ -228,7 +250,10 @@
 
     /* Where blocks begin that are wide enough to be told apart by a line. */
     lines(view, width) {
-      const level = [...this.levels].reverse().find(({ runs }) => runs.length <= 24 && runs.length * 40 < width * ((runs[runs.length - 1].end) / (view[1] - view[0])));
+      const [low, high] = [view[0], view[1]];
+      const steps = this.ops.length;
+      const wide = (runs) => runs.length <= 24 && runs.length * 40 * (high - low) < width * steps;
+      const level = this.levels.findLast(({ runs }) => wide(runs));
       return level ? level.runs.slice(1).map((run) => run.begin) : [];
     }
 
@@ -242,7 +267,10 @@
         runs = seen(this.each);
         for (let at = this.levels.length - 1; at >= 0 && runs.length * 15 > width; at--) runs = seen(this.levels[at].runs);
       }
-      if (!this.ops.length || (runs.length * 15 > width * 4 && !this.levels.length)) return { axis: { tickmode: "auto", nticks: width < 420 ? 5 : 9, tickformat: ",d", ticks: "outside", tickcolor: colours["line-strong"] }, room: 34, lines: [] };
+      if (runs.length * 15 > width * 4 && !this.levels.length) {
+        const numbers = { tickmode: "auto", nticks: width < 420 ? 5 : 9, tickformat: ",d", ticks: "outside", tickcolor: colours["line-strong"] };
+        return { axis: numbers, room: 34, lines: [] };
+      }
       const middle = (run) => (Math.max(run.begin, low) + Math.min(run.end, high)) / 2;
       const text = (run) => short(run.name || (run.end - run.begin === 1 ? this.ops[run.begin] : "·"), 24);
       // Level names where most of the axis has room for them, the long ones by their ends; else slanted ones.
@@ -262,7 +290,10 @@
       const shown = (run) => (level ? tail(text(run), letters(run)) : text(run));
       const longest = largest(named.map((run) => text(run).length), 0);
       return {
-        axis: { tickmode: "array", tickvals: named.map(middle), ticktext: named.map((run) => escaped(shown(run))), tickangle: level ? 0 : -45, ticks: "", ticklabelstandoff: level ? 4 : 0 },
+        axis: {
+          tickmode: "array", tickvals: named.map(middle), ticktext: named.map((run) => escaped(shown(run))), ticks: "",
+          tickangle: level ? 0 : -45, ticklabelstandoff: level ? 4 : 0,
+        },
         room: level ? 34 : clamp(18 + longest * LETTER * 0.72, 40, 132),
         lines: this.lines(view, width),
       };
@@ -272,7 +303,8 @@
   /* A drawing that zooms, shows a cursor and reads out what lies under it.
 
      options: label, height, zoom ("", "x" or "xy"), full() -> {x, y} the whole range (y may be null), draw(chart) ->
-     {data, layout, bottom}, hover(x, y, chart) -> {at, readout} | null, pick(x, y, chart), key(event, chart) -> handled. */
+     {data, layout, bottom}, hover(x, y, chart) -> {at, readout} | null, pick(x, y, chart), key(event, chart) -> handled,
+     forget() the place of the cursor. */
   class Chart {
     constructor(options) {
       this.options = options;
@@ -331,7 +363,8 @@
         { staticPlot: true, displayModeBar: false, responsive: false },
       );
       this.drawn = true;
-      Object.assign(this.over.style, { left: `${this.margin.l}px`, top: `${this.margin.t}px`, width: `${this.inner.width}px`, height: `${this.inner.height}px` });
+      const { width, height } = this.inner;
+      Object.assign(this.over.style, { left: `${this.margin.l}px`, top: `${this.margin.t}px`, width: `${width}px`, height: `${height}px` });
       this.place();
     }
 
@@ -481,7 +514,10 @@
       if (this.options.zoom && (event.key === "+" || event.key === "=")) this.zoomBy(0.5, this.cursorX ?? undefined);
       else if (this.options.zoom && event.key === "-") this.zoomBy(2, this.cursorX ?? undefined);
       else if (this.options.zoom && event.key === "0") this.reset();
-      else if (event.key === "Escape") this.point(null);
+      else if (event.key === "Escape") {
+        this.point(null);
+        this.options.forget();
+      }
       else handled = this.options.key ? this.options.key(event, this) : false;
       if (handled) event.preventDefault();
     }
@@ -494,16 +530,24 @@
     }
   }
 
-  /* Step a cursor through `most` places by the keyboard; null where the key is another one. */
-  function stepped(key, at, most, page) {
-    const from = at === null || at === undefined ? -1 : at;
-    const moves = { ArrowRight: from + 1, ArrowLeft: from < 0 ? most - 1 : from - 1, PageDown: from + page, PageUp: from - page, Home: 0, End: most - 1 };
+  /* Step a cursor through `most` places by the keyboard; null where the key is another one. A cursor that is nowhere
+     (`at` null) comes in at the edges `first` and `last` of what is seen. */
+  function stepped(key, at, most, page, first = 0, last = most - 1) {
+    const [right, left] = at === null || at === undefined ? [first - 1, last + 1] : [at, at];
+    const moves = { ArrowRight: right + 1, ArrowLeft: left - 1, PageDown: right + page, PageUp: left - page, Home: 0, End: most - 1 };
     return key in moves ? clamp(moves[key], 0, most - 1) : null;
   }
 
-  const amounts = (rows) => el("table", {}, rows.map(([mark, label, nbytes]) => el("tr", {}, el("td", {}, mark, label), el("td", {}, formatBytes(nbytes)), el("td", {}, exact(nbytes)))));
-  const KEYS = ["Keys: ", el("kbd", {}, "←"), " ", el("kbd", {}, "→"), " move the cursor, ", el("kbd", {}, "Home"), " ", el("kbd", {}, "End"), " jump, ", el("kbd", {}, "Enter"), " pins"];
-  const zoomHelp = (drag) => el("p", { class: "help" }, ...KEYS.map((part) => (typeof part === "string" ? part : part.cloneNode(true))), ", ", el("kbd", {}, "+"), " ", el("kbd", {}, "−"), " ", el("kbd", {}, "0"), ` zoom. Drag ${drag} to zoom, double-click for the whole; the wheel zooms a chart that was clicked.`);
+  /* Rows of a readout: [swatch or null, label, bytes]. */
+  function amounts(rows) {
+    const cells = ([sign, label, nbytes]) => [el("td", {}, sign, label), el("td", {}, formatBytes(nbytes)), el("td", {}, exact(nbytes))];
+    return el("table", {}, rows.map((row) => el("tr", {}, cells(row))));
+  }
+
+  /* A line of help; what stands in braces is a key. */
+  const help = (text) => p("help", ...text.split(/[{}]/).map((part, k) => (k % 2 ? el("kbd", {}, part) : part)));
+  const KEYS = "Keys: {←} {→} move the cursor, {Home} {End} jump, {Enter} pins";
+  const zoomHelp = (drag) => help(`${KEYS}, {+} {−} {0} zoom. Drag ${drag} to zoom, double-click for the whole; the wheel zooms a chart that was clicked.`);
 
   // ------------------------------------------------------------------------------------------------ tables
 
@@ -545,7 +589,10 @@
       }
       const amount = parseAmount(value);
       if (amount === null) throw new Error(`“${value}” is no amount; write 4096, 256KiB or 1.5MiB`);
-      const compare = { "<": (a) => a < amount, ">": (a) => a > amount, "<=": (a) => a <= amount, ">=": (a) => a >= amount, "=": (a) => a === amount, "!=": (a) => a !== amount }[operator];
+      const compare = {
+        "<": (a) => a < amount, ">": (a) => a > amount, "<=": (a) => a <= amount, ">=": (a) => a >= amount,
+        "=": (a) => a === amount, "!=": (a) => a !== amount,
+      }[operator];
       tests.push((row) => cells[row] !== null && compare(cells[row]));
     }
     return (row) => tests.every((test) => test(row));
@@ -566,8 +613,10 @@
       this.chosen = null;
       this.heads = this.columns.map((column) => this.head(column));
       this.body = el("tbody");
-      this.table = el("table", {}, el("caption", { class: "unseen" }, this.caption), this.columnWidths(), el("thead", {}, el("tr", {}, this.heads.map((head) => head.cell))), this.body);
-      this.rowsBox = el("div", { class: "rows", tabindex: "0", role: "region", "aria-label": this.caption, onscroll: () => this.count > LAZY && this.paint() }, this.table);
+      const head = el("thead", {}, el("tr", {}, this.heads.map((one) => one.cell)));
+      this.table = el("table", {}, el("caption", { class: "unseen" }, this.caption), this.columnWidths(), head, this.body);
+      const onscroll = () => this.count > LAZY && this.paint();
+      this.rowsBox = el("div", { class: "rows", tabindex: "0", role: "region", "aria-label": this.caption, onscroll }, this.table);
       this.said = el("span", { class: "said", role: "status" });
       this.node = el("div", { class: "data" }, this.tools(), this.rowsBox);
       this.build();
@@ -578,7 +627,10 @@
 
     tools() {
       if (this.file === null) return null;
-      this.input = el("input", { type: "search", placeholder: `filter: words, or ${comparison(this.columns)}`, "aria-label": `Filter: ${this.caption}`, spellcheck: "false", oninput: () => this.filter(this.input.value) });
+      this.input = el("input", {
+        type: "search", placeholder: `filter: words, or ${comparison(this.columns)}`, "aria-label": `Filter: ${this.caption}`,
+        spellcheck: "false", oninput: () => this.filter(this.input.value),
+      });
       const tree = this.tree && [
         button("by module", () => this.setTree(!this.tree), { "aria-pressed": "true" }),
         button("open all", () => this.setAll(true)),
@@ -586,7 +638,8 @@
       ];
       if (tree) [this.treeButton, this.openButton, this.closeButton] = tree;
       const copied = button("copy", () => copy(this.csv("\t"), copied), { title: "Copy the rows shown, to paste into a spreadsheet" });
-      return el("div", { class: "tools" }, el("span", { class: "filter" }, this.input), this.said, tree, button("CSV", () => download(this.file, this.csv(",")), { title: "Save the rows shown as a CSV file" }), copied);
+      const saved = button("CSV", () => download(this.file, this.csv(",")), { title: "Save the rows shown as a CSV file" });
+      return el("div", { class: "tools" }, el("span", { class: "filter" }, this.input), this.said, tree, saved, copied);
     }
 
     head(column) {
@@ -645,15 +698,18 @@
     total(node) {
       const rows = this.matches ? node.rows.filter(this.matches) : node.rows;
       const children = [...node.children.values()].map((child) => this.total(child)).filter((child) => child.size);
-      if (node !== this.root && !rows.length && children.length === 1 && !children[0].single) return { ...children[0], name: `${node.name}.${children[0].name}` };
+      const [only] = children;
+      if (node !== this.root && !rows.length && children.length === 1 && !only.single) return { ...only, name: `${node.name}.${only.name}` };
       const size = rows.length + sum(children.map((child) => child.size));
       const totals = {};
       for (const { key, total } of this.columns) {
         if (!total) continue;
-        const parts = [...rows.map((row) => this.rows[key][row]), ...children.map((child) => child.totals[key])].filter((value) => value !== null && value !== undefined);
-        totals[key] = parts.length === 0 ? null : total === "max" ? parts.reduce((a, b) => Math.max(a, b)) : sum(parts);
+        const values = [...rows.map((row) => this.rows[key][row]), ...children.map((child) => child.totals[key])];
+        const parts = values.filter((value) => value !== null && value !== undefined);
+        totals[key] = parts.length === 0 ? null : total === "max" ? largest(parts) : sum(parts);
       }
-      return { path: node.path, name: node.name, rows, children, size, totals, single: size === 1, first: smallest(children.map((child) => child.first), smallest(rows)) };
+      const first = smallest(children.map((child) => child.first), smallest(rows));
+      return { path: node.path, name: node.name, rows, children, size, totals, single: size === 1, first };
     }
 
     compare(valueOf) {
@@ -725,40 +781,50 @@
       }
       if (!again && this.painted && this.painted[0] === first && this.painted[1] === last) return;
       this.painted = [first, last];
-      const gap = (rows) => (rows > 0 ? [el("tr", { class: "gap", "aria-hidden": "true" }, el("td", { colspan: this.columns.length, style: `height:${rows * ROW}px` }))] : []);
+      const across = { colspan: this.columns.length };
+      const gap = (rows) => (rows > 0 ? [el("tr", { class: "gap", "aria-hidden": "true" }, el("td", { ...across, style: `height:${rows * ROW}px` }))] : []);
+      const more = () => (last < total ? [el("tr", {}, el("td", across, `and ${plural(total - last, "row")} more, in the interactive report`))] : []);
       const wide = sum(this.widths);
       this.table.style.width = state.print ? "100%" : `${wide}px`;
       this.cols.forEach((col, at) => (col.style.width = state.print ? `${(100 * this.widths[at]) / wide}%` : `${this.widths[at]}px`));
       this.table.setAttribute("aria-rowcount", String(total + 1));
       const lines = this.lines.slice(first, last).map((line, k) => this.line(line, first + k + 2));
-      const after = state.print ? (last < total ? [el("tr", {}, el("td", { colspan: this.columns.length }, `and ${plural(total - last, "row")} more, in the interactive report`))] : []) : gap(total - last);
+      const after = state.print ? more() : gap(total - last);
       this.body.replaceChildren(...(state.print ? [] : gap(first)), ...lines, ...after);
     }
 
     line(line, index) {
       const indent = `padding-left:${0.75 + 1.05 * line.depth}rem`;
-      if (line.node) {
-        const { node, open } = line;
-        const fold = button("", () => this.toggle(node.path), { "aria-expanded": String(open), "data-path": node.path, disabled: this.matches !== null });
-        fold.append(el("span", { class: "twist", "aria-hidden": "true" }, open ? "▾" : "▸"), node.name, " ", el("span", { class: "count" }, `(${count(node.size)})`));
-        return el("tr", { class: "group", "aria-rowindex": index }, this.columns.map((column, at) => {
-          if (at === 0) return el("td", { style: indent, title: node.path }, fold);
-          const value = node.totals[column.key];
-          if (!column.total || value === null) return el("td", { class: column.type === "text" ? null : "number" });
-          return el("td", { class: "number", title: column.type === "bytes" ? exact(value) : null }, column.total === "max" ? "max " : null, this.show(column, value));
-        }));
-      }
-      const { row } = line;
-      const chosen = row === this.chosen;
-      const node = el("tr", { class: `${this.pick ? "pick" : ""}${chosen ? " chosen" : ""}`, "aria-rowindex": index, "data-row": row, onclick: this.pick && (() => this.pick(row)) },
-        this.columns.map((column, at) => {
-          const value = this.rows[column.key][row];
-          const text = this.show(column, value);
-          const mark = at === 0 && this.mark && this.mark(row);
-          const cell = at === 0 && this.pick ? button(text, null, { class: "plain" }) : text;
-          return el("td", { class: column.type === "text" ? null : "number", style: at === 0 ? indent : null, title: column.type === "bytes" ? (value === null ? null : exact(value)) : text.length > 24 ? text : null }, mark ? [swatch(mark), " "] : null, cell);
-        }));
-      return node;
+      const number = (column) => (column.type === "text" ? null : "number");
+      const told = (column, value) => (column.type === "bytes" && value !== null && value !== undefined ? exact(value) : null);
+      return line.node ? this.group(line, index, indent, number, told) : this.row(line, index, indent, number, told);
+    }
+
+    group({ node, open }, index, indent, number, told) {
+      const fold = button("", () => this.toggle(node.path), { "aria-expanded": String(open), "data-path": node.path, disabled: this.matches !== null });
+      const twist = el("span", { class: "twist", "aria-hidden": "true" }, open ? "▾" : "▸");
+      fold.append(twist, node.name, " ", el("span", { class: "count" }, `(${count(node.size)})`));
+      const cells = this.columns.map((column, at) => {
+        if (at === 0) return el("td", { style: indent, title: node.path }, fold);
+        const value = node.totals[column.key];
+        if (!column.total || value === null) return el("td", { class: number(column) });
+        return el("td", { class: "number", title: told(column, value) }, column.total === "max" ? "max " : null, this.show(column, value));
+      });
+      return el("tr", { class: "group", "aria-rowindex": index }, cells);
+    }
+
+    row({ row }, index, indent, number, told) {
+      const cells = this.columns.map((column, at) => {
+        const value = this.rows[column.key][row];
+        const text = this.show(column, value);
+        const title = told(column, value) || (text.length > 24 ? text : null);
+        if (at > 0) return el("td", { class: number(column), title }, text);
+        const sign = this.mark && this.mark(row);
+        const name = this.pick ? button(text, null, { class: "plain" }) : text;
+        return el("td", { class: number(column), style: indent, title }, sign && [swatch(sign), " "], name);
+      });
+      const onclick = this.pick && (() => this.pick(row));
+      return el("tr", { class: `${this.pick ? "pick" : ""}${row === this.chosen ? " chosen" : ""}`, "aria-rowindex": index, "data-row": row, onclick }, cells);
     }
 
     sortBy(key) {
@@ -827,7 +893,8 @@
       for (let row = 0; row < this.count; row++) if (!this.matches || this.matches(row)) rows.push(row);
       if (this.sort) rows.sort((a, b) => this.compare((one) => this.rows[this.sort][one])(a, b));
       const lines = rows.map((row) => [...(this.scope ? [this.scope[row]] : []), ...this.columns.map((column) => this.rows[column.key][row] ?? "")]);
-      return [[...(this.scope ? ["module"] : []), ...this.columns.map((column) => column.key)], ...lines].map((line) => line.map((value) => quote(String(value))).join(separator)).join("\n") + "\n";
+      const names = [...(this.scope ? ["module"] : []), ...this.columns.map((column) => column.key)];
+      return [names, ...lines].map((cells) => cells.map((value) => quote(String(value))).join(separator)).join("\n") + "\n";
     }
 
     redraw() {
@@ -862,7 +929,8 @@
     // Constant memory that dwarfs all else is hidden at first, and the page says so.
     const constant = used.filter((k) => section.kinds[k].constant);
     const atPeak = (ks) => sum(ks.map((k) => section.bytes[k][section.peak]));
-    const hidden = new Set(section.mode === "inference" && constant.length < used.length && atPeak(constant) > 0.6 * section.peak_bytes ? constant : []);
+    const dwarfs = section.mode === "inference" && constant.length < used.length && atPeak(constant) > 0.6 * section.peak_bytes;
+    const hidden = new Set(dwarfs ? constant : []);
     const cuts = new Set(section.phases.flatMap((phase) => [phase.begin, phase.end]));
     const axis = new StepAxis(op, scopes, cuts);
     const view = { depth: 0, cursor: null, pinned: null, totals: null, bins: [] };
@@ -872,7 +940,8 @@
 
     const whole = Float64Array.from({ length: n }, (_, step) => sum(section.bytes.map((values) => values[step])));
     function retotal() {
-      view.totals = hidden.size ? Float64Array.from({ length: n }, (_, step) => sum(used.filter((k) => !hidden.has(k)).map((k) => section.bytes[k][step]))) : whole;
+      const drawn = used.filter((k) => !hidden.has(k));
+      view.totals = hidden.size ? Float64Array.from({ length: n }, (_, step) => sum(drawn.map((k) => section.bytes[k][step]))) : whole;
     }
     retotal();
 
@@ -892,41 +961,45 @@
       view.bins = binsOf(chart);
       const { bins } = view;
       const x = [...bins.map((bin) => bin.begin), bins[bins.length - 1].end];
-      const over = (values) => { const ys = bins.map((bin) => values[bin.top]); return [...ys, ys[ys.length - 1]]; };
-      const data = used.filter((k) => !hidden.has(k)).map((k) => ({
-        type: "scatter", mode: "lines", name: section.kinds[k].label, x, y: over(section.bytes[k]), stackgroup: "bytes",
-        line: { shape: "hv", width: 0.6, color: colours[names[k]] }, fillcolor: faded(colours[names[k]], 0.86),
-      }));
-      if (plain) data.push({ type: "scatter", mode: "lines", name: "plain", x, y: [...bins.map((bin) => highestOf(plain, bin)), highestOf(plain, bins[bins.length - 1])], line: { shape: "hv", width: 1.6, color: colours.text, dash: "dot" } });
+      // Steps are flat: the last bin's value stands at its end once more.
+      const held = (values) => [...values, values[values.length - 1]];
+      const data = used.filter((k) => !hidden.has(k)).map((k) => {
+        const ys = held(bins.map((bin) => section.bytes[k][bin.top]));
+        const colour = colours[names[k]];
+        return run(section.kinds[k].label, x, ys, { width: 0.6, color: colour }, { stackgroup: "bytes", fillcolor: faded(colour, 0.86) });
+      });
+      if (plain) data.push(run("plain", x, held(bins.map((bin) => highestOf(plain, bin))), { width: 1.6, color: colours.text, dash: "dot" }));
       let most = largest(bins.map((bin) => Math.max(view.totals[bin.top], plain ? highestOf(plain, bin) : 0)), 1);
       const limitSeen = limit !== null && limit < 1.6 * most;
       if (limitSeen) most = Math.max(most, limit);
       const shapes = [];
       const annotations = [];
-      const note = (text, more) => annotations.push({ text: escaped(text), showarrow: false, font: { size: 11, color: colours.text }, bgcolor: faded(colours.surface, 0.82), borderpad: 2, ...more });
+      const clear = { bgcolor: faded(colours.surface, 0.82), borderpad: 2 };
       section.phases.forEach((phase, k) => {
-        if (k % 2) shapes.push({ type: "rect", layer: "below", xref: "x", yref: "paper", x0: phase.begin, x1: phase.end, y0: 0, y1: 1, fillcolor: colours.shade, line: { width: 0 } });
+        if (k % 2) shapes.push(band(phase.begin, phase.end, colours.shade));
         const [from, to] = [Math.max(phase.begin, chart.view.x[0]), Math.min(phase.end, chart.view.x[1])];
         const pixels = ((to - from) / (chart.view.x[1] - chart.view.x[0])) * chart.inner.width;
-        if (pixels > phase.label.length * LETTER + 6) note(phase.label, { x: (from + to) / 2, y: 1, yref: "paper", yanchor: "bottom", bgcolor: undefined, font: { size: 11, color: colours.muted } });
+        if (pixels <= phase.label.length * LETTER + 6) return;
+        annotations.push(note(phase.label, colours.muted, { x: (from + to) / 2, y: 1, yref: "paper", yanchor: "bottom" }));
       });
       if (limitSeen) {
-        shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: limit, y1: limit, line: { color: colours.danger, width: 1.5, dash: "dash" } });
-        note(`budget ${formatBytes(limit)}`, { xref: "paper", x: 0, xanchor: "left", y: limit, yanchor: "bottom", font: { size: 11, color: colours.danger } });
+        shapes.push(across(limit, colours.danger, "dash"));
+        const at = { xref: "paper", x: 0, xanchor: "left", y: limit, yanchor: "bottom" };
+        annotations.push(note(`budget ${formatBytes(limit)}`, colours.danger, { ...clear, ...at }));
       }
       const labels = axis.layout(chart.view.x, chart.inner.width, view.depth ? axis.runsOf(view.depth) : null);
-      for (const at of labels.lines) shapes.push({ type: "line", layer: "below", xref: "x", yref: "paper", x0: at, x1: at, y0: 0, y1: 1, line: { color: colours.line, width: 1 } });
+      shapes.push(...labels.lines.map((at) => upright(at, colours.line)));
       const peak = hidden.size ? highest(view.totals, 0, n) : section.peak;
       const left = whole[peak] - view.totals[peak];
       const bin = binAt(peak);
       if (bin && view.totals[peak] > 0) {
         const at = (Math.max(bin.begin, chart.view.x[0]) + Math.min(bin.end, chart.view.x[1])) / 2;
-        data.push({ type: "scatter", mode: "markers", name: "peak", x: [at], y: [view.totals[peak]], cliponaxis: false, marker: { size: 9, symbol: "diamond", color: colours.text, line: { color: colours.surface, width: 1.5 } } });
+        data.push(mark("peak", at, view.totals[peak], 9, colours.text));
         const text = `peak ${formatBytes(view.totals[peak])}${left ? `, and ${formatBytes(left)} not drawn` : ""}`;
-        note(`<b>${text}</b>`, { y: view.totals[peak], yanchor: "bottom", yshift: 2, ...beside(chart, at, text) });
+        const above = { y: view.totals[peak], yanchor: "bottom", yshift: 2 };
+        annotations.push(note(`<b>${text}</b>`, colours.text, { ...clear, ...above, ...beside(chart, at, text) }));
       }
-      const range = [0, most * 1.13];
-      return { data, bottom: labels.room, layout: { shapes, annotations, xaxis: labels.axis, yaxis: { range, tickmode: "array", ...byteTicks(0, range[1], 6) } } };
+      return { data, bottom: labels.room, layout: { shapes, annotations, xaxis: labels.axis, yaxis: bytesAxis([0, most * 1.13]) } };
     }
     const highestOf = (values, bin) => values[highest(values, bin.begin, bin.end)];
 
@@ -946,13 +1019,15 @@
       const joined = bin.end - bin.begin > 1 && step === bin.top;
       const head = view.depth && joined ? `${bin.name || "(net)"}: ${steps(bin.begin, bin.end)}` : op[step];
       const parts = [el("p", {}, el("b", {}, head))];
-      if (joined) parts.push(el("p", { class: "muted" }, view.depth ? `highest at ${op[step]}, ${place(step)}` : `${place(step)}, the highest of ${steps(bin.begin, bin.end)}`));
-      else parts.push(el("p", { class: "muted" }, place(step)));
+      const span = steps(bin.begin, bin.end);
+      parts.push(p("muted", !joined ? place(step) : view.depth ? `highest at ${op[step]}, ${place(step)}` : `${place(step)}, the highest of ${span}`));
       const rows = used.filter((k) => section.bytes[k][step]).reverse();
-      parts.push(amounts([[null, el("b", {}, "total"), whole[step]], ...rows.map((k) => [swatch(names[k]), section.kinds[k].label + (hidden.has(k) ? " (not drawn)" : ""), section.bytes[k][step]])]));
-      if (plain) parts.push(el("p", { class: "part" }, `${section.plain_label || "without checkpoints"}: ${both(plain[step])}`));
-      const largest = alive(step).slice(0, 4);
-      if (largest.length) parts.push(el("p", { class: "part" }, "largest buffers alive"), amounts(largest.map((row) => [null, short(section.buffers.name[row]), section.buffers.nbytes[row]])));
+      const label = (k) => section.kinds[k].label + (hidden.has(k) ? " (not drawn)" : "");
+      parts.push(amounts([[null, el("b", {}, "total"), whole[step]], ...rows.map((k) => [swatch(names[k]), label(k), section.bytes[k][step]])]));
+      if (plain) parts.push(p("part", `${section.plain_label || "without checkpoints"}: ${both(plain[step])}`));
+      const large = alive(step).slice(0, 4);
+      const { buffers } = section;
+      if (large.length) parts.push(p("part", "largest buffers alive"), amounts(large.map((row) => [null, short(buffers.name[row]), buffers.nbytes[row]])));
       return { x: joined ? bin.top + 0.5 : step + 0.5, readout: parts, said: `${op[step]}, ${place(step)}, ${both(whole[step])}` };
     }
 
@@ -969,13 +1044,14 @@
         return true;
       }
       if (event.key === "p") return toPeak(), true;
+      const edges = [Math.floor(chart.view.x[0]), Math.ceil(chart.view.x[1]) - 1];
       let step;
       if (view.depth && ["ArrowLeft", "ArrowRight", "PageUp", "PageDown"].includes(event.key)) {
         const runs = axis.runsOf(view.depth);
-        const at = view.cursor === null ? null : runs.findIndex((run) => run.begin <= view.cursor && view.cursor < run.end);
-        const run = runs[stepped(event.key, at, runs.length, 10)];
+        const runAt = (one) => runs.findIndex((run) => run.begin <= one && one < run.end);
+        const run = runs[stepped(event.key, view.cursor === null ? null : runAt(view.cursor), runs.length, 10, ...edges.map(runAt))];
         step = highest(view.totals, run.begin, run.end);
-      } else step = stepped(event.key, view.cursor, n, Math.max(1, Math.round((chart.view.x[1] - chart.view.x[0]) / 20)));
+      } else step = stepped(event.key, view.cursor, n, Math.max(1, Math.round((chart.view.x[1] - chart.view.x[0]) / 20)), ...edges);
       if (step === null) return false;
       moveTo(step);
       return true;
@@ -1012,24 +1088,28 @@
       const column = (key) => rows.map((row) => buffers[key][row]);
       const opAt = (at) => (at >= n ? "the end" : at < 0 ? "the start" : op[at]);
       const cells = {
-        name: [...constants.map((k) => section.kinds[k].label), ...column("name")], what: [...constants.map(() => "constant"), ...column("what")],
-        kind: [...constants.map((k) => section.kinds[k].label), ...column("kind")],
+        name: [...constants.map((k) => section.kinds[k].label), ...column("name")],
         nbytes: [...constants.map((k) => section.bytes[k][step]), ...column("nbytes")],
-        share: [...constants.map((k) => section.bytes[k][step]), ...column("nbytes")].map((nbytes) => nbytes / (whole[step] || 1)),
-        since: [...constants.map(() => "the start"), ...column("born").map(opAt)], until: [...constants.map(() => "the end"), ...column("dead").map((at) => opAt(at - 1))],
+        what: [...constants.map(() => "constant"), ...column("what")],
+        kind: [...constants.map((k) => section.kinds[k].label), ...column("kind")],
+        since: [...constants.map(() => "the start"), ...column("born").map(opAt)],
+        until: [...constants.map(() => "the end"), ...column("dead").map((at) => opAt(at - 1))],
       };
+      cells.share = cells.nbytes.map((nbytes) => nbytes / (whole[step] || 1));
       view.table = new DataTable({
         caption: `alive at step ${step}`, rows: cells, sort: "nbytes", descending: true, beside: true,
         columns: told([
           { key: "name", label: "buffer", type: "text" }, { key: "nbytes", label: "bytes", type: "bytes" }, { key: "share", label: "share", type: "percent" },
           { key: "what", label: "what", type: "text" }, { key: "kind", label: "kind", type: "text" },
-          { key: "since", label: "from", type: "text", hint: "the op that makes it" }, { key: "until", label: "last needed by", type: "text", hint: "the last op that holds it" },
+          { key: "since", label: "from", type: "text", hint: "the op that makes it" },
+          { key: "until", label: "last needed by", type: "text", hint: "the last op that holds it" },
         ], cells),
       });
       const rest = whole[step] - sum(cells.nbytes);
+      const more = rest > 0 ? `, and ${both(rest)} without a row of their own` : "";
       panel.append(
         el("h3", {}, `Alive at ${op[step]}`),
-        el("p", {}, `${place(step)} · ${both(whole[step])} in ${plural(cells.name.length, "row")}${rest > 0 ? `, and ${both(rest)} without a row of their own` : ""}`),
+        el("p", {}, `${place(step)} · ${both(whole[step])} in ${plural(cells.name.length, "row")}${more}`),
         view.table.node,
       );
       if (said) announce(`pinned ${op[step]}: ${plural(cells.name.length, "row")}, the largest ${cells.name[cells.nbytes.indexOf(largest(cells.nbytes))]}`);
@@ -1038,9 +1118,12 @@
     const range = el("span", { class: "range" });
     const chart = new Chart({
       label: `${section.title}: bytes alive by step, ${plural(n, "step")}. Peak ${both(section.peak_bytes)} at ${op[section.peak]}.`,
-      height: 400, zoom: "x", least: Math.min(4, n), full: () => ({ x: [0, n], y: null }), draw, hover, key,
+      height: 400, zoom: "x", least: Math.min(4, n), full: () => ({ x: [0, n], y: null }), draw, hover, key, forget: () => (view.cursor = null),
       pick: (x) => { const bin = binAt(x); if (bin) pinAt(bin.top, true); },
-      zoomed: (one) => (range.textContent = one.view.x[1] - one.view.x[0] > n - 0.5 ? plural(n, "step") : `${steps(Math.max(0, Math.floor(one.view.x[0])), Math.min(n, Math.ceil(one.view.x[1])))} of ${count(n)}`),
+      zoomed: ({ view: { x: [low, high] } }) => {
+        const seen = steps(Math.max(0, Math.floor(low)), Math.min(n, Math.ceil(high)));
+        range.textContent = high - low > n - 0.5 ? plural(n, "step") : `${seen} of ${count(n)}`;
+      },
     });
     range.textContent = plural(n, "step");
 
@@ -1062,16 +1145,17 @@
       chart.redraw();
     });
     const far = limit !== null && limit >= 1.6 * Math.max(section.peak_bytes, plain ? largest(plain) : 0);
-    body.append(
+    const unchanging = constant.map((k) => section.kinds[k].label).join(", ");
+    fill(body, [
       el("div", { class: "tools" }, scope, chart.zoomTools(), button("peak", toPeak, { title: "Show and pin the peak (p)" }), range),
       legend,
-      ...(far ? [el("p", { class: "notice" }, `The budget of ${both(limit)} lies far above the drawing.`)] : []),
-      ...(hidden.size ? [el("p", { class: "notice" }, `${formatBytes(atPeak([...hidden]))} of ${[...hidden].map((k) => section.kinds[k].label).join(", ")} never change and are not drawn at first; press their names to see them.`)] : []),
-      ...(plain ? [el("p", { class: "notice" }, `Dotted line: ${section.plain_label || "the same step without checkpoints"}.`)] : []),
+      far && p("notice", `The budget of ${both(limit)} lies far above the drawing.`),
+      dwarfs && p("notice", `${formatBytes(atPeak(constant))} of ${unchanging} never change and are not drawn at first; press their names to see them.`),
+      plain && p("notice", `Dotted line: ${section.plain_label || "the same step without checkpoints"}.`),
       chart.frame,
       zoomHelp("across the drawing"),
       panel,
-    );
+    ]);
     chart.redraw();
     pinAt(section.peak, false);
     return chart;
@@ -1104,7 +1188,8 @@
       return null;
     }
     const { offset } = buffers;
-    const axis = new StepAxis(section.steps.length === end ? section.steps : Array.from({ length: end }, (_, k) => (section.steps[k] ?? String(k))), section.scopes || null);
+    const names = Array.from({ length: end }, (_, k) => section.steps[k] ?? String(k));
+    const axis = new StepAxis(names, section.steps.length === end ? section.scopes : null);
     const view = { by: "", colour: [], groups: [], cursor: null, chosen: null };
     const capacity = section.capacity ?? null;
     const high = Math.max(section.arena_bytes, bound || 0, capacity !== null && capacity < 1.5 * section.arena_bytes ? capacity : 0, 1);
@@ -1115,14 +1200,16 @@
     const choices = [];
     for (let depth = 1; depth <= deepest; depth++) {
       const groups = new Set(Array.from({ length: n }, (_, row) => parts(row, depth)));
-      if (groups.size > 1 && groups.size <= 200 && !choices.some(([, , size]) => size === groups.size)) choices.push([String(depth), `module, depth ${depth} (${groups.size})`, groups.size]);
+      const known = choices.some(([, , size]) => size === groups.size);
+      if (groups.size > 1 && groups.size <= 200 && !known) choices.push([String(depth), `module, depth ${depth} (${groups.size})`, groups.size]);
     }
     const kindsOfOps = new Set(buffers.op);
     if (kindsOfOps.size > 1 && kindsOfOps.size <= 24) choices.push(["op", `operator (${kindsOfOps.size})`, -1]);
     choices.push(["born", "time of birth", -2]);
     function colourBy(by) {
       view.by = by;
-      const groupOf = by === "op" ? (row) => buffers.op[row] : by === "born" ? (row) => Math.min(7, Math.floor((8 * born[row]) / end)) : (row) => parts(row, Number(by));
+      const eighth = (row) => Math.min(7, Math.floor((8 * born[row]) / end));
+      const groupOf = { op: (row) => buffers.op[row], born: eighth }[by] || ((row) => parts(row, Number(by)));
       const groups = new Map();
       for (let row = 0; row < n; row++) {
         const key = groupOf(row);
@@ -1169,21 +1256,26 @@
       }
       // One filled path per colour; outlines, a path each, only where they can be told apart.
       const mode = sum([...byColour.values()].map((one) => one.x.length)) / 6 > OUTLINED ? "none" : "lines";
-      for (const [colour, one] of byColour) data.push({ type: "scatter", mode, name: colour, x: one.x, y: one.y, fill: "toself", fillcolor: faded(colours[colour], 0.9), line: { color: colours.surface, width: 0.9 } });
-      if (labels.x.length) data.push({ type: "scatter", mode: "text", name: "names", x: labels.x, y: labels.y, text: labels.text, textfont: { size: 10, color: labels.color } });
+      for (const [colour, { x, y }] of byColour) {
+        const fillcolor = faded(colours[colour], 0.9);
+        data.push({ type: "scatter", mode, name: colour, x, y, fill: "toself", fillcolor, line: { color: colours.surface, width: 0.9 } });
+      }
+      const { color, ...texts } = labels;
+      if (color.length) data.push({ type: "scatter", mode: "text", name: "names", ...texts, textfont: { size: 10, color } });
       const shapes = [];
       const annotations = [];
       const level = (y, text, colour, dash, below) => {
         if (y < y0 || y > y1) return;
-        shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: colour, width: 1.5, dash } });
-        annotations.push({ text: escaped(text), showarrow: false, xref: "paper", x: 1, xanchor: "right", y, yanchor: below ? "top" : "bottom", font: { size: 11, color: colour } });
+        shapes.push(across(y, colour, dash));
+        annotations.push(note(text, colour, { xref: "paper", x: 1, xanchor: "right", y, yanchor: below ? "top" : "bottom" }));
       };
       const same = bound === section.arena_bytes;
-      level(section.arena_bytes, `${section.title.split(" · ")[0].toLowerCase()} ${formatBytes(section.arena_bytes)}${same ? " = lower bound" : ""}`, colours.text, "solid");
+      const what = section.title.split(" · ")[0].toLowerCase();
+      level(section.arena_bytes, `${what} ${formatBytes(section.arena_bytes)}${same ? " = lower bound" : ""}`, colours.text, "solid");
       if (!same && bound) level(bound, `lower bound ${formatBytes(bound)}`, colours.danger, "dash", true);
       if (capacity !== null && high >= capacity) level(capacity, `capacity ${formatBytes(capacity)}`, colours.danger, "dot");
-      const names = axis.layout(chart.view.x, width, null);
-      return { data, bottom: names.room, layout: { shapes, annotations, xaxis: names.axis, yaxis: { range: chart.view.y, tickmode: "array", ...byteTicks(y0, y1, 6) } } };
+      const under = axis.layout(chart.view.x, width, null);
+      return { data, bottom: under.room, layout: { shapes, annotations, xaxis: under.axis, yaxis: bytesAxis(chart.view.y) } };
     }
 
     const boxOf = (row) => ({ x: [born[row], dead[row]], y: [offset[row], offset[row] + nbytes[row]] });
@@ -1191,10 +1283,15 @@
     function readout(row) {
       const life = `alive from ${opAt(born[row])} (step ${count(born[row])}) to ${opAt(dead[row] - 1)} (step ${count(dead[row] - 1)})`;
       return {
-        x: (born[row] + dead[row]) / 2, box: boxOf(row), said: `${name[row]}, ${both(nbytes[row])} at address ${count(offset[row])}, ${life}`,
+        x: (born[row] + dead[row]) / 2,
+        box: boxOf(row),
+        said: `${name[row]}, ${both(nbytes[row])} at address ${count(offset[row])}, ${life}`,
         readout: [
-          el("p", {}, swatch(view.colour[row]), el("b", {}, name[row])), el("p", { class: "muted" }, [buffers.what[row], buffers.op[row] !== name[row] && buffers.op[row]].filter(Boolean).join(" · ")),
-          amounts([[null, "bytes", nbytes[row]]]), el("p", {}, `address ${count(offset[row])} to ${count(offset[row] + nbytes[row])}`), el("p", { class: "part" }, life),
+          el("p", {}, swatch(view.colour[row]), el("b", {}, name[row])),
+          p("muted", [buffers.what[row], buffers.op[row] !== name[row] && buffers.op[row]].filter(Boolean).join(" · ")),
+          amounts([[null, "bytes", nbytes[row]]]),
+          el("p", {}, `address ${count(offset[row])} to ${count(offset[row] + nbytes[row])}`),
+          p("part", life),
         ],
       };
     }
@@ -1227,24 +1324,36 @@
     }
 
     function bufferTable() {
-      const text = (key, label, hint) => ({ key, label, type: "text", hint });
-      const columns = [text("name", "buffer"), { key: "nbytes", label: "bytes", type: "bytes" }, text("what", "what"), text("op", "operator")];
-      if (placed) columns.push({ key: "offset", label: "address", type: "int", hint: "bytes from the start of the arena" });
-      columns.push({ key: "born", label: "from step", type: "int" }, { key: "dead", label: "to before step", type: "int", hint: "its bytes are free from this step on" });
-      return new DataTable({ caption: `${section.title}: buffers`, columns: told(columns, buffers), rows: buffers, beside: true, file: `${section.id}.csv`, sort: "nbytes", descending: true, pick: placed ? (row) => choose(row === view.chosen ? null : row, true) : null, mark: placed ? (row) => view.colour[row] : null });
+      const column = (key, label, type = "text", hint = null) => ({ key, label, type, hint });
+      const columns = [column("name", "buffer"), column("nbytes", "bytes", "bytes"), column("what", "what"), column("op", "operator")];
+      if (placed) columns.push(column("offset", "address", "int", "bytes from the start of the arena"));
+      columns.push(column("born", "from step", "int"), column("dead", "to before step", "int", "its bytes are free from this step on"));
+      const chosen = placed && { pick: (row) => choose(row === view.chosen ? null : row, true), mark: (row) => view.colour[row] };
+      return new DataTable({
+        caption: `${section.title}: buffers`, columns: told(columns, buffers), rows: buffers, beside: true, file: `${section.id}.csv`,
+        sort: "nbytes", descending: true, ...chosen,
+      });
     }
 
-    const legend = el("ul", { class: "keys", "aria-label": "Colours" });
+    const legend = chips([]);
     function drawLegend() {
+      const byBirth = (a, b) => born[a.rows[0]] - born[b.rows[0]];
       const several = view.groups.length > RAMP.length;
-      const shown = several ? view.groups.slice().sort((a, b) => b.largest - a.largest).slice(0, 10).sort((a, b) => born[a.rows[0]] - born[b.rows[0]]) : view.groups;
-      legend.replaceChildren(...shown.map((group) => el("li", {}, el("span", { class: "key" }, swatch(group.colour), group.label, el("b", {}, plural(group.rows.length, "buffer"))))), ...(several ? [el("li", { class: "said" }, `the largest ${shown.length} of ${count(view.groups.length)}; colours repeat`)] : []));
+      const shown = several ? [...view.groups].sort((a, b) => b.largest - a.largest).slice(0, 10).sort(byBirth) : view.groups;
+      const rest = several && el("li", { class: "said" }, `the largest ${shown.length} of ${count(view.groups.length)}; colours repeat`);
+      legend.replaceChildren();
+      fill(legend, [...shown.map((group) => chip(group.colour, group.label, plural(group.rows.length, "buffer"))), rest]);
     }
     drawLegend();
     const range = el("span", { class: "range" }, `${plural(n, "buffer")}, ${section.status}`);
     const chart = new Chart({
-      label: `${section.title}: ${plural(n, "buffer")} in ${both(section.arena_bytes)}, lower bound ${both(bound)}`, height: 460, zoom: "xy", least: 2,
-      full: () => ({ x: [0, end], y: [0, high * 1.06] }), draw, hover, key, pick: (x, y) => { const row = rowAt(x, y); choose(row === view.chosen ? null : row, true); },
+      label: `${section.title}: ${plural(n, "buffer")} in ${both(section.arena_bytes)}, lower bound ${both(bound)}`,
+      height: 460, zoom: "xy", least: 2, full: () => ({ x: [0, end], y: [0, high * 1.06] }), draw, hover, key,
+      forget: () => (view.cursor = null),
+      pick: (x, y) => {
+        const row = rowAt(x, y);
+        choose(row === view.chosen ? null : row, true);
+      },
     });
     const table = bufferTable();
     const colour = select("Colour by", choices.map(([value, label]) => [value, label]), view.by, (value) => {
@@ -1277,54 +1386,56 @@
       const data = [];
       const shapes = [];
       const annotations = [];
-      const note = (text, more) => annotations.push({ text: escaped(text), showarrow: false, font: { size: 11, color: colours.muted }, ...more });
+      const shut = faded(colours.grey, 0.28);
       if (bound) {
         // The bound of a budget holds for every smaller one: between two budgets it is that of the larger.
-        data.push({ type: "scatter", mode: "lines", name: "bound", x: [low, ...budget, right + pad], y: [bound[0], ...bound, bound[n - 1]], line: { shape: "vh", width: 1, color: colours.grey }, fill: "tozeroy", fillcolor: faded(colours.grey, 0.28) });
+        const line = { shape: "vh", width: 1, color: colours.grey };
+        data.push(run("bound", [low, ...budget, right + pad], [bound[0], ...bound, bound[n - 1]], line, { fill: "tozeroy", fillcolor: shut }));
       }
-      if (section.least_bound !== null && section.least_bound !== undefined && section.least_bound > low) {
-        shapes.push({ type: "rect", layer: "below", xref: "x", yref: "paper", x0: low, x1: section.least_bound, y0: 0, y1: 1, fillcolor: faded(colours.grey, 0.28), line: { width: 0 } });
-      }
-      data.push({ type: "scatter", mode: "lines", name: "plans", x: [...peak, right + pad], y: [...overhead, overhead[n - 1]], line: { shape: "hv", width: 2, color: colours.blue } });
-      data.push({ type: "scatter", mode: "markers", name: "points", x: peak, y: overhead, cliponaxis: false, marker: { size: n > 80 ? 4 : 8, color: colours.blue, line: { color: colours.surface, width: 1 } } });
+      if (section.least_bound > low) shapes.push(band(low, section.least_bound, shut)); // null where nothing is proven
+      data.push(run("plans", [...peak, right + pad], [...overhead, overhead[n - 1]], { width: 2, color: colours.blue }));
+      const dots = { size: n > 80 ? 4 : 8, color: colours.blue, line: { color: colours.surface, width: 1 } };
+      data.push({ type: "scatter", mode: "markers", name: "points", x: peak, y: overhead, cliponaxis: false, marker: dots });
       if (knee >= 0) {
-        data.push({ type: "scatter", mode: "markers", name: "knee", x: [peak[knee]], y: [overhead[knee]], cliponaxis: false, marker: { size: 14, symbol: "diamond", color: colours.red, line: { color: colours.surface, width: 1.5 } } });
+        data.push(mark("knee", peak[knee], overhead[knee], 14, colours.red));
         const text = `knee: ${formatBytes(peak[knee])}, ${percent(overhead[knee])} more time`;
-        note(`<b>${text}</b>`, { y: overhead[knee], yanchor: "bottom", yshift: 8, font: { size: 12, color: colours.text }, bgcolor: faded(colours.surface, 0.85), ...beside(chart, peak[knee], text) });
+        const above = { y: overhead[knee], yanchor: "bottom", yshift: 8, bgcolor: faded(colours.surface, 0.85) };
+        annotations.push(note(`<b>${text}</b>`, colours.text, { ...above, ...beside(chart, peak[knee], text) }));
       }
-      shapes.push({ type: "line", xref: "x", yref: "paper", x0: section.keep_bytes, x1: section.keep_bytes, y0: 0, y1: 1, line: { color: colours.muted, width: 1, dash: "dot" } });
-      note("everything kept", { x: section.keep_bytes, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom" });
+      shapes.push(upright(section.keep_bytes, colours.muted, "dot"));
+      annotations.push(note("everything kept", colours.muted, { x: section.keep_bytes, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom" }));
       const ticks = byteTicks(low, right + pad, chart.inner.width < 420 ? 3 : 7);
       const step = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10].find((one) => most / one <= 7) || most / 5;
       const tickvals = Array.from({ length: Math.floor(most / step) + 1 }, (_, k) => k * step);
-      return {
-        data, bottom: 48,
-        layout: {
-          shapes, annotations, xaxis: { ...ticks, tickmode: "array", showgrid: true, title: { text: "peak memory", font: { size: 11 }, standoff: 6 } },
-          yaxis: { range: [0, most], tickmode: "array", tickvals, ticktext: tickvals.map((value) => `${+(100 * value).toPrecision(6)} %`), title: chart.width < 520 ? undefined : { text: "more time", font: { size: 11 }, standoff: 4 } },
-        },
-      };
+      const ticktext = tickvals.map((value) => `${+(100 * value).toPrecision(6)} %`);
+      const title = (text, standoff) => ({ text, font: { size: 11 }, standoff });
+      const xaxis = { ...ticks, tickmode: "array", showgrid: true, title: title("peak memory", 6) };
+      const yaxis = { range: [0, most], tickmode: "array", tickvals, ticktext, title: chart.width < 520 ? undefined : title("more time", 4) };
+      return { data, bottom: 48, layout: { shapes, annotations, xaxis, yaxis } };
     }
 
-    const wordsOf = (k) => `${percent(overhead[k])} more time${bound ? ` (no plan below ${percent(bound[k])})` : ""}${recomputed ? `, ${plural(recomputed[k], "op")} run again` : ""}`;
+    const proven = (k) => (bound ? ` (no plan below ${percent(bound[k])})` : "");
+    const again = (k) => (recomputed ? `${plural(recomputed[k], "op")} run again` : "");
+    const wordsOf = (k) => [`${percent(overhead[k])} more time${proven(k)}`, again(k)].filter(Boolean).join(", ");
     function readout(k) {
+      const cheapest = bound && overhead[k] - bound[k] < 5e-4;
+      const most = modules && modules[k].length ? `: most of ${modules[k].slice(0, 6).join(", ")}` : "";
       return {
-        x: peak[k], said: `peak ${both(peak[k])}: ${wordsOf(k)}`,
+        x: peak[k],
+        said: `peak ${both(peak[k])}: ${wordsOf(k)}`,
         readout: [
-          el("p", {}, el("b", {}, `${percent(overhead[k])} more time`), k === knee ? " · knee" : null),
+          el("p", {}, el("b", {}, `${percent(overhead[k])} more time`), k === knee && " · knee"),
           amounts([[null, "peak", peak[k]], [null, "budget", budget[k]]]),
-          ...(bound ? [el("p", { class: "part" }, overhead[k] - bound[k] < 5e-4 ? "proven: no plan is cheaper" : `proven: no plan below ${percent(bound[k])}`)] : []),
-          ...(recomputed ? [el("p", { class: "part" }, `${plural(recomputed[k], "op")} run again${modules && modules[k].length ? `: most of ${modules[k].slice(0, 6).join(", ")}` : ""}`)] : []),
-        ],
+          bound && p("part", cheapest ? "proven: no plan is cheaper" : `proven: no plan below ${percent(bound[k])}`),
+          recomputed && p("part", again(k) + most),
+        ].filter(Boolean),
       };
     }
     function hover(x, y, chart) {
-      let best = 0;
-      peak.forEach((value, k) => {
-        if (Math.hypot(chart.left(value) - chart.left(x), 0.3 * (chart.top(overhead[k]) - chart.top(y))) < Math.hypot(chart.left(peak[best]) - chart.left(x), 0.3 * (chart.top(overhead[best]) - chart.top(y)))) best = k;
-      });
-      view.cursor = best;
-      return readout(best);
+      // The nearest point, sideways above all.
+      const far = (k) => Math.hypot(chart.left(peak[k]) - chart.left(x), 0.3 * (chart.top(overhead[k]) - chart.top(y)));
+      view.cursor = peak.reduce((best, _, k) => (far(k) < far(best) ? k : best), 0);
+      return readout(view.cursor);
     }
     function key(event, chart) {
       if (event.key === "Enter" || event.key === " ") return view.cursor !== null && take(budget[view.cursor]), true;
@@ -1334,11 +1445,17 @@
       chart.show(readout(next), null, true);
       return true;
     }
-    const chart = new Chart({ label: `${section.title}: ${plural(n, "plan")}, from ${both(peak[0])} at ${percent(overhead[0])} more time to ${both(right)}`, height: 400, zoom: "", full: () => ({ x: [low, right + pad], y: null }), draw, hover, key, pick: () => view.cursor !== null && take(budget[view.cursor]) });
+    const chart = new Chart({
+      label: `${section.title}: ${plural(n, "plan")}, from ${both(peak[0])} at ${percent(overhead[0])} more time to ${both(right)}`,
+      height: 400, zoom: "", full: () => ({ x: [low, right + pad], y: null }), draw, hover, key,
+      forget: () => (view.cursor = null),
+      pick: () => view.cursor !== null && take(budget[view.cursor]),
+    });
 
     // The plan for any budget: the last one whose peak is within it.
     const output = el("output", { for: `${section.id}-budget` });
-    const slider = el("input", { type: "range", id: `${section.id}-budget`, min: "0", max: "1000", step: "1", oninput: () => answer(low + (slider.value / 1000) * (right - low)) });
+    const oninput = () => answer(low + (slider.value / 1000) * (right - low));
+    const slider = el("input", { type: "range", id: `${section.id}-budget`, min: "0", max: "1000", step: "1", oninput });
     function answer(bytes) {
       const k = peak.findLastIndex((value) => value <= bytes);
       chart.pinX = bytes;
@@ -1352,13 +1469,11 @@
       answer(bytes);
       announce(output.textContent);
     }
+    const proves = bound && chip("grey", "proven: no plan lies here");
     body.append(
-      el("ul", { class: "keys", "aria-label": "Colours" },
-        el("li", {}, el("span", { class: "key" }, swatch("blue"), "plans found")),
-        bound && el("li", {}, el("span", { class: "key" }, swatch("grey"), "proven: no plan lies here")),
-        knee >= 0 && el("li", {}, el("span", { class: "key" }, swatch("red"), "knee: less memory than here costs much more"))),
+      chips([chip("blue", "plans found"), proves, knee >= 0 && chip("red", "knee: less memory than here costs much more")]),
       chart.frame,
-      el("p", { class: "help" }, ...KEYS.map((part) => (typeof part === "string" ? part : part.cloneNode(true))), " the budget."),
+      help(`${KEYS} the budget.`),
       el("div", { class: "slider" }, el("label", { for: `${section.id}-budget` }, "Budget"), slider, output),
     );
     chart.redraw();
@@ -1373,8 +1488,11 @@
     const first = columns.findIndex((column) => column.type === "text");
     if (section.scope && first > 0) columns.unshift(...columns.splice(first, 1));
     const sorted = columns.find((column) => column.key === section.sort);
-    body.append(new DataTable({ caption: section.title, columns, rows: section.rows, scope: section.scope, sort: sorted ? section.sort : null, descending: Boolean(sorted && sorted.type !== "text"), file: `${section.id}.csv` }).node);
-    body.append(el("p", { class: "help" }, "Press a heading to sort. Filter by words, or compare: ", el("code", {}, comparison(columns)), "; several terms must all hold, quotes keep words together."));
+    const { title: caption, rows, scope, id } = section;
+    const order = sorted && { sort: section.sort, descending: sorted.type !== "text" };
+    const words = "several terms must all hold, quotes keep words together.";
+    body.append(new DataTable({ caption, columns, rows, scope, file: `${id}.csv`, ...order }).node);
+    body.append(p("help", "Press a heading to sort. Filter by words, or compare: ", el("code", {}, comparison(columns)), `; ${words}`));
     return null;
   }
 
@@ -1383,69 +1501,99 @@
     const ends = rows.flatMap((row) => row.spans.flatMap(([from, to]) => [from, to]));
     const [low, high] = [smallest(ends, 0), largest(ends, 1)];
     const at = (value) => (100 * (value - low)) / (high - low);
-    return el("table", { class: "bars" }, el("thead", {}, el("tr", {}, heads.map((head, k) => el("th", { scope: "col", class: k === 2 ? "amount" : null }, head)))), el("tbody", {}, rows.map((row) =>
-      el("tr", { class: row.sum ? "sum" : null },
-        el("td", { class: "name" }, row.name, row.why && el("span", { class: "why" }, row.why)),
-        el("td", { class: "bar-cell" }, el("div", { class: "track" }, row.spans.filter(([from, to]) => from !== to).map(([from, to, colour, title]) => el("i", { title, style: `left:${at(Math.min(from, to))}%;width:${at(Math.max(from, to)) - at(Math.min(from, to))}%;background:var(--${colour})` })))),
-        el("td", { class: "amount" }, row.amount, row.exact && el("small", {}, row.exact))))));
+    const bar = ([from, to, colour, title]) => {
+      const [left, right] = [at(Math.min(from, to)), at(Math.max(from, to))];
+      return el("i", { title, style: `left:${left}%;width:${right - left}%;background:var(--${colour})` });
+    };
+    const line = ({ name, why, spans, amount, exact: bytes, sum: total }) =>
+      el("tr", { class: total ? "sum" : null },
+        el("td", { class: "name" }, name, why && el("span", { class: "why" }, why)),
+        el("td", { class: "bar-cell" }, el("div", { class: "track" }, spans.filter(([from, to]) => from !== to).map(bar))),
+        el("td", { class: "amount" }, amount, bytes && el("small", {}, bytes)));
+    const head = el("tr", {}, heads.map((text, k) => el("th", { scope: "col", class: k === 2 ? "amount" : null }, text)));
+    return el("table", { class: "bars" }, el("thead", {}, head), el("tbody", {}, rows.map(line)));
   }
 
   /* Steps from one total to another as rows for `bars`. */
   function waterfall(first, steps, last) {
     let from = first.nbytes;
-    const total = ({ name, why, nbytes }, colour) => ({ name, why, sum: true, spans: [[0, nbytes, colour]], amount: formatBytes(nbytes), exact: exact(nbytes) });
     const rows = steps.map(({ name, why, change }) => {
-      const row = { name, why, spans: [[from, from + change, change < 0 ? "green" : "orange"]], amount: signed(change), exact: `${change > 0 ? "+" : ""}${exact(change)}` };
+      const spans = [[from, from + change, change < 0 ? "green" : "orange"]];
       from += change;
-      return row;
+      return { name, why, spans, amount: signed(change), exact: `${change > 0 ? "+" : ""}${exact(change)}` };
     });
-    return [total(first, "sky"), ...rows, total(last, "blue")];
+    return [barOf(first, "sky", true), ...rows, barOf(last, "blue", true)];
+  }
+  function barOf({ name, why, nbytes }, colour, total = false) {
+    return { name, why, sum: total, spans: [[0, nbytes, colour]], amount: formatBytes(nbytes), exact: exact(nbytes) };
   }
 
   function profiles(section, body) {
     const { profiles: all, ideal_bytes: ideal } = section;
-    const share = (fraction) => (fraction > 0 ? ` (${percent(fraction)} above its peak)` : "");
+    const runs = (one) => one.activation_bytes !== null && one.activation_bytes !== undefined;
+    const held = (one) => one.arena_bytes ?? one.activation_bytes;
     const rows = all.map((one) => {
-      if (one.activation_bytes === null || one.activation_bytes === undefined) return { name: one.name, why: one.reason || one.summary, spans: [], amount: "cannot run" };
-      const nbytes = one.arena_bytes ?? one.activation_bytes;
-      const more = nbytes > one.activation_bytes ? [[one.activation_bytes, nbytes, "orange", `lost to placement: ${both(nbytes - one.activation_bytes)}`]] : [];
-      return { name: one.name, why: one.summary, spans: [[0, one.activation_bytes, "blue", `activations: ${both(one.activation_bytes)}`], ...more], amount: formatBytes(nbytes), exact: exact(nbytes) };
+      if (!runs(one)) return { name: one.name, why: one.reason || one.summary, spans: [], amount: "cannot run" };
+      const row = barOf({ name: one.name, why: one.summary, nbytes: held(one) }, "blue");
+      row.spans = [[0, one.activation_bytes, "blue", `activations: ${both(one.activation_bytes)}`]];
+      const lost = held(one) - one.activation_bytes;
+      if (lost > 0) row.spans.push([one.activation_bytes, held(one), "orange", `lost to placement: ${both(lost)}`]);
+      return row;
     });
     const chosen = el("div", { class: "waterfall" });
     const buttons = new Map();
     function choose(name) {
       const one = all.find((profile) => profile.name === name);
       buttons.forEach((press, key) => press.setAttribute("aria-pressed", String(key === name)));
-      const nbytes = one.arena_bytes ?? one.activation_bytes;
-      const what = one.arena_bytes === null ? "activations" : "arena";
-      const steps = section.steps.filter((step) => step.profile === name && step.change).map((step) => ({ name: step.name, why: step.label, change: step.change }));
-      chosen.replaceChildren(
-        el("p", { class: "notice" }, `${what} ${both(nbytes)}${share(one.over)}; weights ${both(one.weight_bytes ?? 0)}${one.workspace_bytes ? `; of it workspace ${both(one.workspace_bytes)}` : ""}; peak at ${one.peak_op}`),
-        bars(["rule", "bytes", ""], waterfall({ name: "ideal", why: "liveness alone", nbytes: ideal }, steps, { name, why: steps.length ? null : "the same as ideal", nbytes })),
-      );
+      const steps = section.steps.filter((step) => step.profile === name && step.change);
+      const words = [
+        `${one.arena_bytes === null ? "activations" : "arena"} ${both(held(one))}${one.over > 0 ? ` (${percent(one.over)} above its peak)` : ""}`,
+        `weights ${both(one.weight_bytes ?? 0)}`,
+        one.workspace_bytes && `of it workspace ${both(one.workspace_bytes)}`,
+        `peak at ${one.peak_op}`,
+      ];
+      const last = { name, why: steps.length ? null : "the same as ideal", nbytes: held(one) };
+      const between = steps.map((step) => ({ name: step.name, why: step.label, change: step.change }));
+      const from = { name: "ideal", why: "liveness alone", nbytes: ideal };
+      chosen.replaceChildren(p("notice", words.filter(Boolean).join("; ")), bars(["rule", "bytes", ""], waterfall(from, between, last)));
     }
-    const able = all.filter((one) => one.activation_bytes !== null && one.activation_bytes !== undefined);
+    const able = all.filter(runs);
     for (const one of able) buttons.set(one.name, button(one.name, () => choose(one.name), { "aria-pressed": "false", title: one.summary }));
-    const lost = rows.some((row) => row.spans.length > 1);
+    const lost = rows.some((row) => row.spans.length > 1) && chip("orange", "lost to placement in the arena");
     body.append(
-      el("ul", { class: "keys", "aria-label": "Colours" }, el("li", {}, el("span", { class: "key" }, swatch("blue"), "activations alive at once")), lost && el("li", {}, el("span", { class: "key" }, swatch("orange"), "lost to placement in the arena"))),
-      bars(["runtime", "activations, or their arena", ""], rows), el("h3", {}, "From ideal to a runtime"), el("div", { class: "choices", role: "group", "aria-label": "Runtime" }, ...buttons.values()), chosen);
-    const most = able.reduce((best, one) => (Math.abs((one.arena_bytes ?? one.activation_bytes) - ideal) > Math.abs((best.arena_bytes ?? best.activation_bytes) - ideal) ? one : best), able[0]);
-    if (most) choose(most.name);
+      chips([chip("blue", "activations alive at once"), lost]),
+      bars(["runtime", "activations, or their arena", ""], rows),
+      el("h3", {}, "From ideal to a runtime"),
+      el("div", { class: "choices", role: "group", "aria-label": "Runtime" }, ...buttons.values()),
+      chosen,
+    );
+    // First the one that is farthest from ideal.
+    const off = (one) => Math.abs(held(one) - ideal);
+    if (able.length) choose(able.reduce((best, one) => (off(one) > off(best) ? one : best)).name);
     return null;
   }
 
   function rules(section, body) {
+    const sentence = (text) => text[0].toUpperCase() + text.slice(1);
     for (const rule of section.rules) {
-      const known = rule.exact_bytes !== null && rule.exact_bytes !== undefined;
-      const off = known && rule.exact_bytes ? rule.difference / rule.exact_bytes : 0;
-      const verdict = !known ? "" : rule.difference === 0 ? "The rule is exact here." : `The rule says ${percent(Math.abs(off))} too ${rule.difference < 0 ? "much" : "little"}.`;
-      const box = el("div", { class: "rule" }, el("h3", {}, rule.name, " ", el("code", {}, rule.formula)), el("p", { class: "notice" }, [rule.words && `${rule.words}.`, verdict].filter(Boolean).map((text) => text[0].toUpperCase() + text.slice(1)).join(" ")));
-      const total = { name: "rule of thumb", why: (rule.terms || []).map((term) => `${term.label} ${formatBytes(term.nbytes)}`).join(" + "), nbytes: rule.rule_bytes };
-      if (known) box.append(bars(["", "bytes", ""], waterfall(total, rule.reasons.map((reason) => ({ name: reason.label, why: reason.words, change: reason.nbytes })), { name: "exact", nbytes: rule.exact_bytes })));
-      else box.append(bars(["", "bytes", ""], [...(rule.terms || []).map((term) => ({ name: term.label, spans: [[0, term.nbytes, "sky"]], amount: formatBytes(term.nbytes), exact: exact(term.nbytes) })), { ...total, why: null, sum: true, spans: [[0, total.nbytes, "blue"]], amount: formatBytes(total.nbytes), exact: exact(total.nbytes) }]));
-      if (rule.goes_wrong) box.append(el("p", { class: "help" }, `Where the rule goes wrong: ${rule.goes_wrong}.`));
-      body.append(box);
+      const { rule_bytes: said, exact_bytes: truth, difference } = rule;
+      const known = truth !== null && truth !== undefined;
+      const off = known && truth ? percent(Math.abs(difference / truth)) : "";
+      const verdict = !known ? "" : difference === 0 ? "The rule is exact here." : `The rule says ${off} too ${difference < 0 ? "much" : "little"}.`;
+      const words = [rule.words && `${rule.words}.`, verdict].filter(Boolean).map(sentence).join(" ");
+      const terms = rule.terms || [];
+      let rows;
+      if (known) {
+        const first = { name: "rule of thumb", why: terms.map((term) => `${term.label} ${formatBytes(term.nbytes)}`).join(" + "), nbytes: said };
+        const reasons = rule.reasons.map((reason) => ({ name: reason.label, why: reason.words, change: reason.nbytes }));
+        rows = waterfall(first, reasons, { name: "exact", nbytes: truth });
+      } else {
+        const each = terms.map((term) => barOf({ name: term.label, nbytes: term.nbytes }, "sky"));
+        rows = [...each, barOf({ name: "rule of thumb", nbytes: said }, "blue", true)];
+      }
+      const head = el("h3", {}, rule.name, " ", el("code", {}, rule.formula));
+      const wrong = rule.goes_wrong && p("help", `Where the rule goes wrong: ${rule.goes_wrong}.`);
+      body.append(el("div", { class: "rule" }, head, p("notice", words), bars(["", "bytes", ""], rows), wrong));
     }
     return null;
   }
@@ -1476,15 +1624,22 @@
   }
 
   function head(data) {
-    const items = data.cards.map((card) => el("li", { class: "card" }, el("dl", {}, el("dt", {}, card.label), el("dd", { class: "value" }, card.value), card.text && card.text !== card.value && el("dd", { class: "exact" }, card.text), card.hint && el("dd", { class: "hint" }, card.hint))));
+    const card = ({ label, value, text, hint }) =>
+      el("li", { class: "card" }, el("dl", {},
+        el("dt", {}, label), el("dd", { class: "value" }, value),
+        text && text !== value && el("dd", { class: "exact" }, text), hint && el("dd", { class: "hint" }, hint)));
     const copied = button("copy", () => copy(data.command, copied), { "aria-label": "Copy the command" });
-    return el("header", { class: "head", id: "top" }, el("h1", {}, data.title), data.subtitle && el("p", { class: "subtitle" }, data.subtitle), data.command && el("p", { class: "command" }, el("code", {}, data.command), copied), el("ul", { class: "cards", "aria-label": "Key figures" }, items));
+    return el("header", { class: "head", id: "top" },
+      el("h1", {}, data.title),
+      data.subtitle && p("subtitle", data.subtitle),
+      data.command && p("command", el("code", {}, data.command), copied),
+      el("ul", { class: "cards", "aria-label": "Key figures" }, data.cards.map(card)));
   }
 
   function place(section, nav, seen) {
     const body = el("div", { class: "body" });
     const node = el("section", { class: `section ${section.kind}`, id: section.id, "aria-labelledby": `${section.id}-title` },
-      section.group && el("p", { class: "of" }, section.group), el("h2", { id: `${section.id}-title` }, section.title), section.words && el("p", { class: "words" }, section.words), body);
+      el("h2", { id: `${section.id}-title` }, section.title), section.words && p("words", section.words), body);
     node.style.minHeight = "30rem"; // so that a link to a later section stays right while this one is not drawn
     const link = el("a", { href: `#${section.id}` }, section.short || section.title);
     nav.append(link);
@@ -1572,7 +1727,8 @@
     const sections = [];
     main.append(head(data));
     for (const section of data.sections) place(section, nav, sections);
-    document.getElementById("footer").append(el("p", {}, `Made by cnnlive ${data.version}. Amounts are exact; KiB, MiB, GiB are powers of 1024. Drawn by Plotly ${Plotly.version}; nothing is loaded from anywhere.`));
+    const made = `Made by cnnlive ${data.version}. Amounts are exact; KiB, MiB, GiB are powers of 1024.`;
+    document.getElementById("footer").append(p("made", `${made} Drawn by Plotly ${Plotly.version}; nothing is loaded from anywhere.`));
     watch(sections);
     addEventListener("beforeprint", () => printing(true));
     addEventListener("afterprint", () => printing(false));
