@@ -158,6 +158,14 @@
     return `rgba(${r},${g},${b},${opacity})`;
   }
 
+  /* Letters on a colour: white or black, whichever stands out more (WCAG's relative luminance). */
+  function inkOn(hex) {
+    const parts = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255);
+    const [r, g, b] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    const light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    return 1.05 / (light + 0.05) > (light + 0.05) / 0.05 ? "#ffffff" : "#000000";
+  }
+
   /* One colour name per kind: the usual one, else the first that is free. */
   function kindColours(keys) {
     const names = keys.map((key) => OF_KIND[key]);
@@ -1251,7 +1259,7 @@
           labels.x.push((Math.max(a, x0) + Math.min(b, x1)) / 2);
           labels.y.push((Math.max(low, y0) + Math.min(top, y1)) / 2);
           labels.text.push(escaped(tail(name[row], letters)));
-          labels.color.push(["blue", "red"].includes(colour) ? "#ffffff" : "#10161d");
+          labels.color.push(inkOn(colours[colour]));
         }
       }
       // One filled path per colour; outlines, a path each, only where they can be told apart.
@@ -1672,7 +1680,8 @@
       for (const { node, link } of sections) {
         const on = Boolean(current) && node === current.node;
         if (on === link.hasAttribute("aria-current")) continue;
-        link.toggleAttribute("aria-current", on);
+        if (on) link.setAttribute("aria-current", "true");
+        else link.removeAttribute("aria-current");
         if (on) link.parentNode.scrollLeft = link.offsetLeft - link.parentNode.offsetLeft - 60;
       }
     };
