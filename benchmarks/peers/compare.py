@@ -42,7 +42,8 @@ WARM = ("cnnlive, lowered", "networkx, graph built")  # nothing that a fresh pro
 def timed(call: Callable[[], Any], budget: float = 0.5, most: int = 15) -> tuple[Any, float]:
     """Return the answer and the median time of calls, in seconds, after one that is not counted.
 
-    At least three calls, or two where one takes over a second; more within the budget of seconds.
+    At least three calls, two where one takes over a second, one where it takes over four; more within the budget of
+    seconds.
     """
     call()
     start = time.perf_counter()
@@ -51,7 +52,7 @@ def timed(call: Callable[[], Any], budget: float = 0.5, most: int = 15) -> tuple
     loops = max(1, int(2e-3 / times[0]))
     if loops > 1:
         times.clear()  # too short to time alone
-    least = 2 if times and times[0] > 1 else 3
+    least = 3 - sum(took > limit for took in times for limit in (1, 4))
     while len(times) < least or (len(times) < most and time.perf_counter() - start < budget):
         begin = time.perf_counter()
         for _ in range(loops):
