@@ -291,7 +291,8 @@ def known(words: list[str]) -> bool:
         case ["python" | ".venv/bin/python", script, *_] if script.endswith(".py"):
             return (ROOT / script).exists() or Path(script).exists()
         case ["python" | ".venv/bin/python", "-m", module, *_]:
-            return importlib.util.find_spec(module) is not None
+            file = ROOT / module.replace(".", "/")
+            return file.with_suffix(".py").exists() or file.is_dir() or importlib.util.find_spec(module) is not None
         case ["git", "clone" | "add" | "commit" | "switch" | "push", *_]:
             return True
         case ["cd", folder]:
