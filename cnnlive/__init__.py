@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cnnlive.plan.warm import warm_up
     from cnnlive.plan.wraps import Region, WrapFrontier, WrapPlan, plan_wraps, simulate_wraps, wrap_frontier
     from cnnlive.profiles import PROFILES, Profile, Takeover
+    from cnnlive.report.html import html_report, write_report
     from cnnlive.units import format_bytes, parse_bytes
 
 __version__ = "0.1.0"
@@ -86,6 +87,7 @@ _MODULE_OF = {
     "fits": "cnnlive.plan.batchsize",
     "format_bytes": "cnnlive.units",
     "from_torch": "cnnlive.io.torch",
+    "html_report": "cnnlive.report.html",
     "largest_batch": "cnnlive.plan.batchsize",
     "load_source": "cnnlive.io.sources",
     "lower": "cnnlive.lowered",
@@ -116,6 +118,7 @@ _MODULE_OF = {
     "warm_up": "cnnlive.plan.warm",
     "wrap_frontier": "cnnlive.plan.wraps",
     "write_buffers": "cnnlive.io.buffers",
+    "write_report": "cnnlive.report.html",
     "zoo": "",
 }
 
@@ -163,6 +166,7 @@ __all__ = [
     "fits",
     "format_bytes",
     "from_torch",
+    "html_report",
     "largest_batch",
     "load_source",
     "lower",
@@ -192,6 +196,7 @@ __all__ = [
     "warm_up",
     "wrap_frontier",
     "write_buffers",
+    "write_report",
     "zoo",
 ]
 

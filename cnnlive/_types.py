@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
@@ -159,7 +160,7 @@ class Columns:
 
 
 class Shown:
-    """Base of results: they draw themselves, show themselves in notebooks and give their tables.
+    """Base of results: they draw themselves, show themselves in notebooks, give their tables and make pages.
 
     The methods are in :mod:`cnnlive.report`, layers above this one, and are looked up by name when one is called; so
     neither matplotlib nor pandas is imported before, and imports still point one way.
@@ -213,6 +214,24 @@ class Shown:
             If there is no such table or library.
         """
         return importlib.import_module("cnnlive.report.frame").to_frame(self, table, library=library)
+
+    def write_html(self, path: str | os.PathLike[str], *, title: str | None = None) -> None:
+        """Write the result as one interactive HTML file (extra ``report``); see :func:`cnnlive.write_report`.
+
+        Parameters
+        ----------
+        path : path
+        title : str, optional
+            Of the page. Default: the network's name.
+
+        Raises
+        ------
+        MissingExtraError
+            Without Plotly.
+        OSError
+            If the file cannot be written.
+        """
+        importlib.import_module("cnnlive.report.html").write_report(path, self, title=title)
 
     def _repr_html_(self) -> str:
         html: str = importlib.import_module("cnnlive.report.notebook").html(self)

@@ -571,3 +571,18 @@ def test_a_tape_of_inference_has_no_loss():
     net = net_of("resnet18")
     tape = record(net, train=False)
     assert (tape.root, tape.n_loss, len(tape.targets)) == (-1, 0, 0)
+
+
+def test_gradients_of_inputs_grow_with_the_batch():
+    def net(batch):
+        g = Graph("two layers")
+        g.conv2d(g.conv2d(g.input((batch, 3, 8, 8)), 4, 3), 8, 3)
+        return g
+
+    for options in ({}, {"micro_batches": 2}, {"zero_grad": "before_backward"}):
+        planned, built = (
+            plan_training(g, batch=4, loss="mse", input_gradients=True, **options) for g in map(net, (1, 4))
+        )
+        assert planned.to_dict() == built.to_dict()
+        assert planned.ops == built.ops
+    assert planned.gradient_bytes == 4 * (4 * 3 * 8 * 8 + 4 * 28 + 8 * 37)

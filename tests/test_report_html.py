@@ -219,7 +219,7 @@ def test_kinds_of_an_inference_and_its_buffers_add_up_to_the_timeline(name, prof
 STEPS = [
     {}, {"optimizer": "sgd", "momentum": 0.9}, {"micro_batches": 2}, {"zero_grad": "before_backward"},
     {"precision": "autocast"}, {"first_step": True}, {"set_to_none": False}, {"frozen_layers": "*conv1*"},
-    {"batch": 1, "input_gradients": True, "device": "cpu"},
+    {"input_gradients": True, "device": "cpu"},
 ]  # fmt: skip
 
 
@@ -648,3 +648,11 @@ def test_data_need_no_plotly(monkeypatch, results):
     plan = results["TrainingPlan"]
     assert isinstance(plan, TrainingPlan)
     assert payload(plan)["sections"]
+
+
+def test_a_result_writes_its_own_page(tmp_path, results):
+    plan = results["InferencePlan"]
+    plan.write_html(tmp_path / "one.html", title="mine")
+    cnnlive.write_report(tmp_path / "other.html", plan, title="mine")
+    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("one.html", "other.html")]
+    assert pages[0] == pages[1] == cnnlive.html_report([plan], title="mine")

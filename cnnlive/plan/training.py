@@ -22,7 +22,7 @@ from cnnlive.plan.optimizers import (
     state_from_construction,
     step_trace,
 )
-from cnnlive.tape import Tape, record
+from cnnlive.tape import Leaf, Tape, record
 from cnnlive.units import format_bytes
 
 __all__ = ["PRECISIONS", "LiveTensor", "TrainingOp", "TrainingPlan", "plan_training"]
@@ -226,7 +226,7 @@ class TrainingPlan(Result):
         for leaf in tape.leaves:
             if leaf.name != "input":
                 parameters[number[leaf.op]] += leaf.nbytes
-            gradients[number[leaf.op]] += leaf.nbytes if leaf.trainable else 0
+            gradients[number[leaf.op]] += _gradient_bytes(tape, run, leaf)
         before, behind = self._floors
         np.maximum.at(forward, of, run.forward + before)
         np.maximum.at(backward, of, np.where(run.backward > 0, run.backward + behind, 0))
@@ -425,6 +425,8 @@ def plan_training(
     constructed = state_from_construction(rule)
     state = 0 if first_step and not constructed else step.state_bytes
     parameters, buffers, gradients = tape.parameter_bytes, tape.buffer_bytes, tape.gradient_bytes
+    if input_gradients:
+        gradients = sum(_gradient_bytes(tape, run, leaf) for leaf in tape.leaves)
     inputs = int(run.spec_nbytes[tape.inputs].sum())
     targets = int(run.spec_nbytes[tape.targets].sum())
     static = parameters + buffers + inputs + targets + state
@@ -458,6 +460,13 @@ def plan_training(
         int(run.nbytes[tape.saved_stores].sum()), answer[2], *peaks, allocated, reserved, fits, net, tape, run,
         (static + before, static + there),
     )  # fmt: skip
+
+
+def _gradient_bytes(tape: Tape, run: _Run, leaf: Leaf) -> int:
+    """Return what the gradient of a leaf takes; that of an input grows with the batch."""
+    if not leaf.trainable:
+        return 0
+    return int(run.spec_nbytes[tape.value_spec[leaf.value]]) if leaf.name == "input" else leaf.nbytes
 
 
 def _precision(precision: str | None, net: Lowered) -> tuple[str, str | None, str | None]:

@@ -32,6 +32,7 @@ __all__ = [
     "phase_ends",
     "tables_of",
     "to_frame",
+    "training_instants",
     "training_kinds",
 ]
 
@@ -95,6 +96,56 @@ def inference_kinds(plan: Any) -> I64:
     return frozen(found)
 
 
+def training_instants(plan: Any) -> tuple[I64, I64]:
+    """Find when each step of a training plan's timeline is at its worst.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+
+    Returns
+    -------
+    at : (2 * n_records + 1,) int64
+        The number of events of the step before that instant; never falling.
+    alive : (4, n_events + 1) int64
+        Bytes alive after so many events: the last four of `TRAINING_KINDS`.
+
+    Notes
+    -----
+    O(events of the step).
+    """
+    run, tape = plan._run, plan.tape
+    n, n_forward, n_events = tape.n_records, int(run.answer[18]), int(run.answer[0])
+    saved = np.zeros(len(run.kind), bool)
+    saved[tape.saved_stores] = True
+    events = run.events[:n_events]
+    store = np.abs(events) - 1
+    row = np.where(run.kind[store] == 2, 0, np.where(run.kind[store] == 1, 3, np.where(saved[store], 1, 2)))
+    change = np.zeros((4, n_events + 1), np.int64)
+    change[row, np.arange(1, n_events + 1)] = np.where(events > 0, run.nbytes[store], -run.nbytes[store])
+    alive = np.cumsum(change, axis=1)  # after so many events
+    total = alive.sum(axis=0)
+    at = np.full(2 * n + 1, n_events, np.int64)
+    # Forward: a record's worst instant is when it has made everything and nothing of it is let go.
+    refs, event = tape.store_refs.tolist(), 0
+    made, drops = np.diff(tape.alloc_ptr).tolist(), tape.drop_idx.tolist()
+    for p in range(n):
+        event += made[p]
+        at[p] = event
+        for s in drops[tape.drop_ptr[p] : tape.drop_ptr[p + 1]]:
+            refs[s] -= 1
+            event += refs[s] == 0
+    marks, now = run.marks.tolist(), n_forward
+    for k, p in enumerate(range(n - 1, -1, -1), n):
+        begin, _, end = marks[p]
+        if end:
+            at[k] = begin + int(total[begin : end + 1].argmax())
+            now = end
+        else:
+            at[k] = now
+    return frozen(at), frozen(alive)
+
+
 def training_kinds(plan: Any) -> I64:
     """Split what is alive at the worst instant of each step of a training plan's timeline by kind.
 
@@ -114,42 +165,15 @@ def training_kinds(plan: Any) -> I64:
     -----
     O(events of the step).
     """
-    run, tape = plan._run, plan.tape
-    n, n_forward, n_events = tape.n_records, int(run.answer[18]), int(run.answer[0])
-    saved = np.zeros(len(run.kind), bool)
-    saved[tape.saved_stores] = True
-    events = run.events[:n_events]
-    store = np.abs(events) - 1
-    row = np.where(run.kind[store] == 2, 0, np.where(run.kind[store] == 1, 3, np.where(saved[store], 1, 2)))
-    change = np.zeros((4, n_events + 1), np.int64)
-    change[row, np.arange(1, n_events + 1)] = np.where(events > 0, run.nbytes[store], -run.nbytes[store])
-    alive = np.cumsum(change, axis=1)  # after so many events
-    total = alive.sum(axis=0)
-    at = np.zeros(2 * n, np.int64)
-    # Forward: a record's worst instant is when it has made everything and nothing of it is let go.
-    refs, event = tape.store_refs.tolist(), 0
-    made, drops = np.diff(tape.alloc_ptr).tolist(), tape.drop_idx.tolist()
-    for p in range(n):
-        event += made[p]
-        at[p] = event
-        for s in drops[tape.drop_ptr[p] : tape.drop_ptr[p + 1]]:
-            refs[s] -= 1
-            event += refs[s] == 0
-    marks, now = run.marks.tolist(), n_forward
-    for k, p in enumerate(range(n - 1, -1, -1), n):
-        begin, _, end = marks[p]
-        if end:
-            at[k] = begin + int(total[begin : end + 1].argmax())
-            now = end
-        else:
-            at[k] = now
+    at, alive = training_instants(plan)
+    n = plan.tape.n_records
     before, behind = plan._floors
     fixed = (plan.parameter_bytes, plan.buffer_bytes, plan.composition["optimizer_state"],
              plan.input_bytes + plan.target_bytes)  # fmt: skip
     found = np.zeros((8, 2 * n + 1), np.int64)
     for kind, nbytes in enumerate(fixed):
         found[kind] = nbytes
-    found[4:, : 2 * n] = alive[:, at]
+    found[4:, : 2 * n] = alive[:, at[:-1]]
     found[4, :n] += before - sum(fixed)
     found[4, n : 2 * n] += behind - sum(fixed)
     found[4:, -1] = plan.gradient_bytes, *alive[1:, -1].tolist()

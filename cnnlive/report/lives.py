@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnlive._types import I64, frozen
-from cnnlive.report.frame import TRAINING_KINDS, training_kinds
+from cnnlive.report.frame import TRAINING_KINDS, training_instants, training_kinds
 from cnnlive.report.text import shape_text
 
 __all__ = ["Lives", "alive_at", "inference_lives", "node_words", "remat_instants", "remat_lives", "training_lives"]
@@ -129,7 +129,7 @@ def training_lives(plan: Any) -> Lives:
     number = np.arange(1, n_events + 1)
     begin[store[events > 0]] = number[events > 0]
     end[store[events < 0]] = number[events < 0]
-    born, dead = _steps_of(_training_instants(plan), begin, end)
+    born, dead = _steps_of(training_instants(plan)[0], begin, end)
     saved = np.zeros(len(run.kind), bool)
     saved[tape.saved_stores] = True
     sizes = net.sizes_at(plan.batch)
@@ -162,35 +162,6 @@ def training_lives(plan: Any) -> Lives:
         else:
             rows += _rest(kind, "optimizer.step", plan.optimizer.name, rest)
     return _lives(rows)
-
-
-def _training_instants(plan: Any) -> I64:
-    """Return the number of events before the worst instant of each step of a training plan's timeline."""
-    run, tape = plan._run, plan.tape
-    n, n_forward, n_events = tape.n_records, int(run.answer[18]), int(run.answer[0])
-    events = run.events[:n_events]
-    change = np.where(events > 0, 1, -1) * run.nbytes[np.abs(events) - 1]
-    total = np.concatenate([[0], np.cumsum(change)])
-    at = np.zeros(2 * n + 1, np.int64)
-    # Forward: a record's worst instant is when it has made everything and nothing of it is let go.
-    refs, event = tape.store_refs.tolist(), 0
-    made, drops = np.diff(tape.alloc_ptr).tolist(), tape.drop_idx.tolist()
-    for p in range(n):
-        event += made[p]
-        at[p] = event
-        for s in drops[tape.drop_ptr[p] : tape.drop_ptr[p + 1]]:
-            refs[s] -= 1
-            event += refs[s] == 0
-    marks, now = run.marks.tolist(), n_forward
-    for k, p in enumerate(range(n - 1, -1, -1), n):
-        first, _, last = marks[p]
-        if last:
-            at[k] = first + int(total[first : last + 1].argmax())
-            now = last
-        else:
-            at[k] = now
-    at[-1] = n_events
-    return frozen(at)
 
 
 def remat_instants(plan: Any) -> tuple[I64, list[tuple[int, int, str, int, int]]]:
