@@ -341,6 +341,16 @@ def test_known_rules_cost_more_than_the_chain_and_nesting_takes_less():
         assert deep.least_bytes <= best.least_bytes
 
 
+def test_a_plan_that_cannot_be_evaluated_is_no_plan_of_a_low_peak(monkeypatch):
+    problem = cnn("resnet", size=16)
+    keep = module._works(problem)[0].keep
+    peak, refused = remat._Evaluator.peak_bytes.fget, []
+    monkeypatch.setattr(remat._Evaluator, "go", lambda self, states: bool(refused.append(states)))
+    monkeypatch.setattr(remat._Evaluator, "peak_bytes", property(lambda self: 0 if refused else peak(self)))
+    assert (start_states(problem, 1) == keep).all()
+    assert refused
+
+
 def test_start_states_are_within_the_budget_where_the_chain_has_a_plan():
     for problem in some_problems(10):
         work = module._works(problem)[0]

@@ -319,8 +319,9 @@ def test_a_budget_below_the_minimum_names_the_minimum(short):
             remat_frontier(problem, budgets=[least - 1])
 
 
-@pytest.mark.parametrize("effort", ["default", "best"])
-def test_a_frontier_is_monotone_and_its_plans_replay(effort, short):
+@pytest.mark.parametrize(("effort", "huge"), [("default", 3000), ("best", 3000), ("default", 10), ("best", 10)])
+def test_a_frontier_is_monotone_and_its_plans_replay(effort, huge, short, monkeypatch):
+    monkeypatch.setattr(remat, "_HUGE", huge)  # nodes from which on plans begin with blocks
     for seed in range(3):
         problem = training_problem(random.Random(seed), 7)
         frontier = remat_frontier(problem, points=5, effort=effort)

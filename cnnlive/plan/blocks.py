@@ -657,10 +657,11 @@ def start_states(problem: RematProblem, budget: int, *, slots: int = 200) -> I64
             while low < high:
                 middle = (low + high) // 2
                 states = work.states(_layout(work.blocks.n, frontier[middle].nodes.tolist()))
-                fits = e.go(states) and e.peak_bytes <= budget
+                known = e.go(states)  # not where it recomputes more than there is room for
+                fits = known and e.peak_bytes <= budget
                 if fits and (best is None or e.cost < best.cost):
                     best = _Plan(e.peak_bytes, e.cost, states)
-                if not fits and e.peak_bytes < lowest.peak:
+                if known and not fits and e.peak_bytes < lowest.peak:
                     lowest = _Plan(e.peak_bytes, e.cost, states)
                 low, high = (middle + 1, high) if fits else (low, middle)
         if best is not None:

@@ -28,6 +28,7 @@ _STOPS: Final = 20  # plans noted on the way to the least budget
 _LARGE: Final = 1_000  # nodes
 _HUGE: Final = 3_000
 _KICK: Final = 4_000  # moves of annealing after a kick
+_BLOCKS: Final = 20_000  # tries of descents from plans of blocks, of huge problems
 
 # Annealing: temperature from and to, as shares of the plain cost, and price of a byte too many from and to
 _WARM: Final = (1e-2, 1e-4, 2.0, 5.0)
@@ -942,20 +943,27 @@ class _Search:
             if self.e.peak_bytes < best:
                 best, state = self.e.peak_bytes, self.state
 
-        for self.quick in (True,) if quick else (True, False):
+        huge = self.problem.n > _HUGE
+        if huge:  # where greedy repairs from far take minutes
+            from cnnlive.plan.blocks import start_states  # noqa: PLC0415 - blocks are made of what is here
+
+            if self.e.go(start_states(self.problem, goal)):
+                self.repair(goal, tries=400)
+                better()
+        for self.quick in (True,) if quick or huge else (True, False):
             self.e.go(self.keep)
             self.e.work["guess"].fill(-1)
-            for k in range(1, _STOPS + 1):
+            for k in range(1, 1 if huge else _STOPS + 1):
                 stop = self.keep_peak - (self.keep_peak - goal) * k // _STOPS
                 if not self.repair(goal, again=True, stop=stop):
                     break
                 self.path.append((self.e.cost, self.state, self.e.peak_bytes))
             better()
             if best > goal and not self.late:
-                self.start(goal, tries=400 if quick else _ANY)
+                self.start(goal, tries=400 if quick or huge else _ANY)
                 better()
         self.quick = quick
-        if best > goal and not quick and not self.late:
+        if best > goal and not quick and not huge and not self.late:
             self.blocks(goal, 0)
             better()
         for k in range(0 if quick else effort.starts):
@@ -1203,7 +1211,7 @@ def remat_frontier(
         if e.cost < found[k][0]:
             found[k] = (e.cost, search.state, e.peak_bytes)
 
-    state, near, search.quick = search.keep, True, True
+    state, near, search.quick, huge = search.keep, True, True, problem.n > _HUGE
     moves = 1_500 - 5 * problem.n  # small graphs leave time for them
     for k in reversed(range(len(asked))):
         if asked[k] >= search.keep_peak:
@@ -1214,7 +1222,11 @@ def remat_frontier(
             near = search.start(asked[k], far=(search.keep_peak - asked[k]) // 8)
             if near:
                 better(k)
-        if e.go(state) and search.repair(asked[k], again=True):
+        if huge:  # repairs take seconds each, and their plans are no better than those of blocks
+            if asked[k] > least and search.blocks(asked[k], 0):
+                search.descend(asked[k], _BLOCKS * search.keep_cost // max(e.cost, 1))
+                better(k)
+        elif e.go(state) and search.repair(asked[k], again=True):
             better(k)
         other = min((x for x in search.path if x[2] <= asked[k]), default=found[k], key=lambda x: x[0])
         for start in (found[k], other) if other[0] < found[k][0] else (found[k],):
@@ -1232,7 +1244,7 @@ def remat_frontier(
         state = found[k][1]
     # Many values that only go together, as in a DenseNet, are beyond single changes: there begin with blocks.
     loose = [k for k in range(len(asked)) if found[k][0] - bound[k] > search.keep_cost // 60]
-    if 2 * len(loose) >= len(asked):
+    if 2 * len(loose) >= len(asked) and not huge:
         for at in sorted({loose[len(loose) * q // 8] for q in (1, 4, 7)}, reverse=True):
             if not search.late and search.blocks(asked[at], 3 * quick.descent):
                 better(at)
@@ -1247,7 +1259,7 @@ def remat_frontier(
             continue
         if progress is not None:
             progress(done / len(asked), f"budget {done + 1} of {len(asked)}")
-        if k + 1 < len(asked) and e.go(found[k + 1][1]) and search.repair(asked[k]):
+        if not huge and k + 1 < len(asked) and e.go(found[k + 1][1]) and search.repair(asked[k]):
             search.descend(asked[k], how.descent)
             better(k)
         e.go(found[k][1])
