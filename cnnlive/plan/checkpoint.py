@@ -17,7 +17,17 @@ from cnnlive.lowered import Lowered
 from cnnlive.plan._plain import INTEGERS, checked
 from cnnlive.plan.costs import Costs, read_cost_model
 from cnnlive.plan.optimizers import Optimizer
-from cnnlive.plan.remat import Effort, Frontier, Progress, RematPlan, _bounds, _Evaluator, plan_remat, remat_frontier
+from cnnlive.plan.remat import (
+    Effort,
+    Frontier,
+    Progress,
+    RematPlan,
+    _bounds,
+    _Evaluator,
+    affordable,
+    plan_remat,
+    remat_frontier,
+)
 from cnnlive.plan.steps import FORWARD, StepGraph, step_graph
 from cnnlive.plan.training import TrainingPlan, plan_training
 from cnnlive.units import format_bytes, parse_bytes
@@ -207,11 +217,7 @@ def fits_checkpointed(
     step = _step(graph, batch, read_cost_model(costs), recompute_random, training)
     if step.plan.peak_bytes <= budget:
         return True
-    try:
-        plan = remat_frontier(step.problem, budgets=[budget], seed=seed).plans[0]
-    except BudgetError:
-        return False
-    return plan.overhead <= max_overhead
+    return affordable(step.problem, budget, int((1 + max_overhead) * step.problem.plain_cost), seed)
 
 
 def _step(graph: Graph | Lowered, batch: int, costs: Costs, recompute_random: bool,

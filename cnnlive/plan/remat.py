@@ -930,10 +930,10 @@ class _Search:
         self.descend(budget, tries)
         return True
 
-    def least(self, effort: _Effort) -> tuple[int, I64]:
+    def least(self, effort: _Effort, enough: int = 0) -> tuple[int, I64]:
         """Find a plan with a low peak: the minimum feasible budget, as far as it is known.
 
-        The plans on the way there are noted in `path`.
+        The plans on the way there are noted in `path`. Quick searches try less once they are below `enough`.
         """
         goal, quick = self.bounds.least_bytes, self.quick
         best, state = _ANY, self.keep
@@ -963,7 +963,13 @@ class _Search:
                 self.start(goal, tries=400 if quick or huge else _ANY)
                 better()
         self.quick = quick
-        if best > goal and not quick and not huge and not self.late:
+        # these take as long as some points of a frontier: quick searches only where there may be much to gain
+        much = max(goal + goal // 10, enough) if quick else goal
+        if best > much and quick and not huge and not self.late:
+            for self.quick, noise in ((False, 0), (True, 100)):
+                self.start(goal, noise)
+                better()
+        if best > much and not huge and not self.late:
             self.blocks(goal, 0)
             better()
         for k in range(0 if quick else effort.starts):
@@ -1194,13 +1200,31 @@ def remat_frontier(
     check_points(points)
     for b in budgets or ():
         _check(b, effort, time_limit)
+    return _frontier(problem, points, budgets, effort, seed, time_limit, progress)
+
+
+def affordable(problem: RematProblem, budget: int, most: int, seed: int = 0) -> bool:
+    """Say whether a plan of at most this cost is found for a budget, by as much search as a frontier's point gets."""
+    if not 0 <= _bounds(problem)([budget])[0] <= most:
+        return False
+    try:
+        return _frontier(problem, 1, [budget], "default", seed, enough=budget).plans[0].cost <= most
+    except BudgetError:
+        return False
+
+
+def _frontier(
+    problem: RematProblem, points: int, budgets: Sequence[int] | None, effort: Effort, seed: int,
+    time_limit: float | None = None, progress: Progress | None = None, enough: int = 0,
+) -> Frontier:  # fmt: skip
+    """Plan for many budgets; nobody asks for a least budget below `enough`."""
     search = _Search(problem, seed, time_limit)
     how, quick = _FRONTIER_EFFORTS[effort], _FRONTIER_EFFORTS["default"]
     search.quick = effort == "default"
     e = search.e
     if progress is not None:
         progress(0.0, "least budget")
-    least, lowest = search.least(how)
+    least, lowest = search.least(how, enough)
     asked = budgets_of(points, budgets, least, search.keep_peak)
     if not asked:
         _refuse(problem, max(budgets or (0,)), least, search.bounds.least_bytes, False)

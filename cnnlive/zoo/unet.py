@@ -30,10 +30,12 @@ def _up(g: Graph, x: Tensor, skip: Tensor, out: int, bilinear: bool) -> Tensor:
     else:
         x = g.conv_transpose2d(x, x.channels // 2, 2, stride=2, name="up")
     dy, dx = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
-    x = g.pad(x, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2), name="pad")
-    x = g.concat([skip, x], name="cat")
+    padded = g.pad(x, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2), name="pad")
+    x = g.concat([skip, padded], name="cat")
     with g.scope("conv"):
-        return _double_conv(g, x, x.channels // 2 if bilinear else out, out)
+        x = _double_conv(g, x, x.channels // 2 if bilinear else out, out)
+    g.hold(padded, until=x)  # a local variable of the reference
+    return x
 
 
 def unet(
@@ -80,11 +82,14 @@ def unet(
             x = g.max_pool2d(x, 2, name="0")
             with g.scope("1"):
                 x = _double_conv(g, x, channels, channels)
+    kept = [*skips, x]
     for i, skip in enumerate(reversed(skips), start=1):
         channels = skip.channels // (half if i < depth else 1)
         with g.scope(f"up{i}"):
             x = _up(g, x, skip, channels, bilinear)
-    g.conv2d(x, num_classes, 1, name="outc.conv")
+    logits = g.conv2d(x, num_classes, 1, name="outc.conv")
+    for x in kept:
+        g.hold(x, until=logits)  # local variables too: x1 to x5
     return g
 
 
