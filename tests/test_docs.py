@@ -256,6 +256,7 @@ WRONG = {
     "value": ("```pycon\n>>> 1 + 1\n3\n```\n", "Expected:\n    3\nGot:\n    2"),
     "name": ("```python\nx = 1\n```\n\n```pycon\n>>> x\n1\n>>> y\n```\n", "NameError: name 'y' is not defined"),
     "python": ("```python\n\n1 / 0\n```\n", "ZeroDivisionError"),
+    "empty": ("```console\n```\n", "console: empty"),
     "output": ("```console\n$ cnnlive zoo alexnet\nnothing\n```\n", "-nothing\n+alexnet"),
     "exit code": ("```console\n$ cnnlive inference alexnett\nx\n```\n", "exit code 2; 0 is allowed"),
     "other exit code": ("```console\n$ cnnlive zoo alexnett\n$ echo $?\n0\n```\n", "unknown network 'alexnett'"),

@@ -192,6 +192,8 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
         raise Skipped(why)
     if block.language not in RUN:
         raise PageError(f"{block}: allowed are {', '.join(RUN)}")
+    if not block.text.strip():
+        raise PageError(f"{block}: empty")
     try:
         if (
             "model" not in names
