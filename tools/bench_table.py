@@ -47,7 +47,7 @@ SHORT = (
 def seconds(value: float) -> str:
     """Format a time with three digits and a unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
-        if value * factor >= 1:
+        if value * factor >= 0.9995:  # three digits of 999.7 are 1000
             return f"{value * factor:.3g} {unit}"
     return f"{value * 1e9:.3g} ns"
 
