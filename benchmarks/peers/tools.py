@@ -111,6 +111,8 @@ def _tracked(train: bool) -> Asker:
         from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.distributed._tools.mem_tracker import MemTracker
 
+        from benchmarks.peers import truth
+
         mode = contextlib.nullcontext() if net.real else FakeTensorMode()
         with mode:
             module = net.make().train(train)
@@ -122,12 +124,7 @@ def _tracked(train: bool) -> Asker:
             if not train:
                 with torch.no_grad():
                     return module(images)
-            optimizer.zero_grad()
-            out = module(images)
-            loss = torch.nn.functional.cross_entropy(out, labels)
-            loss.backward()
-            optimizer.step()
-            return out, loss
+            return truth.adam_step(module, optimizer, images, labels)
 
         def call() -> int:
             with mode:

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
 import torch_truth
 
-__all__ = ["counts", "inference", "training"]
+__all__ = ["adam_step", "counts", "inference", "training"]
 
 
 @contextlib.contextmanager
@@ -43,11 +43,20 @@ def inference(module: Any, shape: tuple[int, ...]) -> int:
         return torch_truth.inference(module, torch.zeros(1, *shape)).peak_bytes
 
 
-def training(module: Any, shape: tuple[int, ...], batch: int, maps: bool = False) -> int:
-    """Return the peak of a step with Adam whose state exists: a step with two images made it.
+def adam_step(module: Any, optimizer: Any, images: Any, labels: Any) -> Any:
+    """Run the step that every tool is asked about; return what a user's loop holds behind it."""
+    import torch
 
-    ``optimizer.zero_grad(); out = module(x); loss = cross_entropy(out, y); loss.backward(); optimizer.step()``
-    """
+    optimizer.zero_grad()
+    out = module(images)
+    loss = torch.nn.functional.cross_entropy(out, labels)
+    loss.backward()
+    optimizer.step()
+    return out, loss
+
+
+def training(module: Any, shape: tuple[int, ...], batch: int, maps: bool = False) -> int:
+    """Return the peak of a step with Adam whose state exists: a step with two images made it."""
     import torch
 
     module.train()
@@ -56,21 +65,13 @@ def training(module: Any, shape: tuple[int, ...], batch: int, maps: bool = False
     def given(n: int) -> tuple[Any, Any]:
         return torch.zeros(n, *shape), torch.zeros((n, *(shape[1:] if maps else ())), dtype=torch.int64)
 
-    def step(images: Any, labels: Any) -> Any:
-        optimizer.zero_grad()
-        out = module(images)
-        loss = torch.nn.functional.cross_entropy(out, labels)
-        loss.backward()
-        optimizer.step()
-        return out, loss
-
-    step(*given(2))
+    adam_step(module, optimizer, *given(2))
     optimizer.zero_grad()
     images, labels = given(batch)
     state = [t for values in optimizer.state.values() for t in values.values()]
     standing = [*module.parameters(), *module.buffers(), *state, images, labels]
     with _quiet():
-        _, trace = torch_truth.record(lambda: step(images, labels), alive=standing)
+        _, trace = torch_truth.record(lambda: adam_step(module, optimizer, images, labels), alive=standing)
     return trace.peak()
 
 
