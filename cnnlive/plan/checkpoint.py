@@ -158,9 +158,10 @@ def checkpoint_frontier(
     graph : Graph or Lowered
     batch : int
     points : int
-        Number of budgets, evenly spaced from the least feasible one to where nothing is recomputed.
+        Number of budgets, evenly spaced from the least one that a plan is found for to where nothing is recomputed. At
+        default effort that search is short: single plans, and ``effort="best"``, may go lower, at a price.
     budgets : sequence of int or str, optional
-        Budgets instead. Those below the least feasible one are left out.
+        Budgets instead. Those below the least one that a plan is found for are left out.
     costs, method, effort, recompute_random, seed, time_limit, progress, **training
         As for :func:`plan_checkpoints`.
 

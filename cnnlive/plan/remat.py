@@ -23,6 +23,7 @@ __all__ = ["Frontier", "RematPlan", "RematProblem", "plan_remat", "remat_frontie
 
 _LIMIT: Final = 2**60
 _ANY: Final = 2**62  # no limit
+_FEW: Final = 400  # tries of a repair
 _SLICE: Final = 20_000  # tries of a kernel between two looks at the clock
 _STOPS: Final = 20  # plans noted on the way to the least budget
 _LARGE: Final = 1_000  # nodes
@@ -921,11 +922,11 @@ class _Search:
             return self.start(budget) or (self.e.go(self.keep) and self.repair(budget))
         return self.e.go(best[1])
 
-    def blocks(self, budget: int, tries: int) -> bool:
+    def blocks(self, budget: int, tries: int, repairs: int = _ANY) -> bool:
         """Make a plan of that of the chain of blocks between cut vertices, repaired and improved."""
         from cnnlive.plan.blocks import start_states  # noqa: PLC0415 - blocks are made of what is here
 
-        if not self.e.go(start_states(self.problem, budget)) or not self.repair(budget):
+        if not self.e.go(start_states(self.problem, budget)) or not self.repair(budget, tries=repairs):
             return False
         self.descend(budget, tries)
         return True
@@ -938,18 +939,15 @@ class _Search:
         goal, quick = self.bounds.least_bytes, self.quick
         best, state = _ANY, self.keep
 
-        def better() -> None:
+        def better(most: int = _ANY) -> None:
             nonlocal best, state
-            if self.e.peak_bytes < best:
+            if self.e.ready and self.e.peak_bytes < best and self.e.cost <= most:
                 best, state = self.e.peak_bytes, self.state
 
         huge = self.problem.n > _HUGE
         if huge:  # where greedy repairs from far take minutes
-            from cnnlive.plan.blocks import start_states  # noqa: PLC0415 - blocks are made of what is here
-
-            if self.e.go(start_states(self.problem, goal)):
-                self.repair(goal, tries=400)
-                better()
+            self.blocks(goal, 0, _FEW)
+            better()
         for self.quick in (True,) if quick or huge else (True, False):
             self.e.go(self.keep)
             self.e.work["guess"].fill(-1)
@@ -960,18 +958,19 @@ class _Search:
                 self.path.append((self.e.cost, self.state, self.e.peak_bytes))
             better()
             if best > goal and not self.late:
-                self.start(goal, tries=400 if quick or huge else _ANY)
+                self.start(goal, tries=_FEW if quick or huge else _ANY)
                 better()
         self.quick = quick
-        # these take as long as some points of a frontier: quick searches only where there may be much to gain
-        much = max(goal + goal // 10, enough) if quick else goal
+        # These take as long as some points of a frontier, and their plans may cost many times the step: quick searches
+        # try them where there is much to gain, and take what does not double the step.
+        much, most = (max(goal + goal // 10, enough), 2 * self.keep_cost) if quick else (goal, _ANY)
         if best > much and quick and not huge and not self.late:
             for self.quick, noise in ((False, 0), (True, 100)):
                 self.start(goal, noise)
-                better()
+                better(most)
         if best > much and not huge and not self.late:
-            self.blocks(goal, 0)
-            better()
+            self.blocks(goal, 0, _FEW if quick else _ANY)
+            better(most)
         for k in range(0 if quick else effort.starts):
             if best > goal and not self.late:
                 self.quick = k % 2 == 0
