@@ -104,6 +104,26 @@ def test_a_frontier_falls_from_the_least_budget_to_no_overhead(resnet):
         check_remat(plan.remat)
 
 
+def test_the_least_budget_of_a_frontier_is_the_floor_where_single_plans_reach_it():
+    frontier = checkpoint_frontier(zoo.load("inception_v3"), batch=32, points=2)
+    assert frontier.least_bytes == frontier.least_bound
+    assert frontier.plans[0].peak_bytes == frontier.least_bytes
+
+
+def test_a_frontier_does_not_begin_with_a_plan_of_many_times_the_step():
+    g = Graph("many blocks")
+    x = g.relu(g.conv2d(g.input((1, 3, 32, 32)), 16, 3, padding=1), inplace=True)
+    for _ in range(14):
+        y = g.relu(g.batch_norm2d(g.conv2d(x, 16, 3, padding=1)), inplace=True)
+        x = g.relu(g.add(g.batch_norm2d(g.conv2d(y, 16, 3, padding=1)), x), inplace=True)
+    g.linear(g.flatten(g.global_avg_pool2d(x)), 10)
+    frontier = checkpoint_frontier(g, batch=16, points=4)
+    with pytest.raises(BudgetError) as single:
+        plan_checkpoints(g, batch=16, budget=1)
+    assert single.value.minimum_bytes < frontier.least_bytes  # the price of going lower is several steps more
+    assert frontier.plans[0].overhead < 1
+
+
 def test_a_frontier_takes_budgets(resnet):
     keep = plan_training(resnet, batch=16).peak_bytes
     frontier = checkpoint_frontier(resnet, batch=16, budgets=[keep, keep * 3 // 4, "1KiB"])
@@ -235,6 +255,15 @@ def test_the_largest_batch_grows_with_checkpoints(resnet):
 def test_what_is_not_allowed_says_what_is(options, kind, words):
     with pytest.raises(kind, match=words):
         plan_checkpoints(drops(), **({"budget": "1GiB"} | options))
+
+
+def test_the_largest_batch_with_checkpoints_has_a_plan_at_that_price():
+    net = lower(zoo.load("mobilenet_v2"))
+    batches = [largest_batch(net, budget="2GiB")]
+    for price in (0.1, 0.2):
+        batches.append(largest_batch(net, budget="2GiB", checkpoints=True, max_overhead=price))
+        assert plan_checkpoints(net, batch=batches[-1], budget="2GiB").overhead <= price
+    assert batches == sorted(set(batches))
 
 
 def test_frontiers_and_batches_say_what_is_allowed(resnet):

@@ -961,15 +961,11 @@ class _Search:
                 self.start(goal, tries=_FEW if quick or huge else _ANY)
                 better()
         self.quick = quick
-        # These take as long as some points of a frontier, and their plans may cost many times the step: quick searches
+        # Blocks take as long as some points of a frontier, and their plans may cost many times the step: quick searches
         # try them where there is much to gain, and take what does not double the step.
-        much, most = (max(goal + goal // 10, enough), 2 * self.keep_cost) if quick else (goal, _ANY)
-        if best > much and quick and not huge and not self.late:
-            for self.quick, noise in ((False, 0), (True, 100)):
-                self.start(goal, noise)
-                better(most)
+        much, most, tries = (max(goal + goal // 10, enough), 2 * self.keep_cost, _FEW) if quick else (goal, _ANY, _ANY)
         if best > much and not huge and not self.late:
-            self.blocks(goal, 0, _FEW if quick else _ANY)
+            self.blocks(goal, 0, tries)
             better(most)
         for k in range(0 if quick else effort.starts):
             if best > goal and not self.late:
