@@ -23,13 +23,13 @@ from cnnlive.cli._options import (
     network_options,
     order_option,
     read_dtype,
+    read_profiles,
     refuse,
     source_options,
     with_options,
 )
 from cnnlive.cli._progress import progress_bar
-from cnnlive.errors import AttributeValueError, OrderError
-from cnnlive.profiles import PROFILES, profile_of
+from cnnlive.errors import OrderError
 
 if TYPE_CHECKING:
     from cnnlive.buffers import Buffers
@@ -276,13 +276,7 @@ def compare(
     From the profile `ideal` on, the rules of a profile are switched on in groups, one after the other; what each group
     changes adds up to the whole difference. A runtime that cannot take the network as asked is listed with the reason.
     """
-    names = None
-    if profiles is not None:
-        names = list(dict.fromkeys(name.strip() for name in profiles.split(",") if name.strip()))
-        if not names:
-            raise AttributeValueError(f"--profiles {profiles!r} names none; allowed: {', '.join(PROFILES)}")
-        for name in names:
-            profile_of(name)
+    names = read_profiles(profiles)
     steps = read_order(order)
     with progress_bar(f"{net} under several profiles"):
         graph = load_net(net, train, settings, input_shapes)

@@ -21,7 +21,7 @@ from cnnlive.cli._complete import (
 )
 from cnnlive.cli._help import under
 from cnnlive.errors import AttributeValueError
-from cnnlive.profiles import INPLACE
+from cnnlive.profiles import INPLACE, PROFILES, profile_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 DTYPE_HELP: Final = "Type of all that is floating: float32, float16, bfloat16, int8, ...  [default: as built]"
@@ -268,6 +268,18 @@ def read_pairs(pairs: Sequence[str], option: str, such: str) -> dict[str, Any]:
             raise AttributeValueError(f"{option} {pair!r}; allowed: KEY=VALUE, such as {such}")
         found[key.strip().replace("-", "_")] = _value(value.strip())
     return found
+
+
+def read_profiles(text: str | None) -> list[str] | None:
+    """Read the names of profiles, each once; None leaves the choice to the planner."""
+    if text is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise AttributeValueError(f"--profiles {text!r} names none; allowed: {', '.join(PROFILES)}")
+    for name in names:
+        profile_of(name)
+    return names
 
 
 def read_sizes(texts: Sequence[str], net: str) -> tuple[int, ...] | None:

@@ -24,6 +24,7 @@ from cnnlive.cli._options import (
     optimizer_options,
     option_names,
     read_dtype,
+    read_profiles,
     refuse,
     source_options,
     step_options,
@@ -308,15 +309,8 @@ def _inference(
     from cnnlive.plan.batchsize import fits
     from cnnlive.plan.compare import compare_profiles
     from cnnlive.plan.inference import plan_inference
-    from cnnlive.profiles import PROFILES, profile_of
 
-    names = how["profiles"]
-    if names is not None:
-        names = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-        if not names:
-            raise AttributeValueError(f"--profiles {how['profiles']!r} names none; allowed: {', '.join(PROFILES)}")
-        for name in names:
-            profile_of(name)
+    names = read_profiles(how["profiles"])
     asked: dict[str, Any] = {"batch": batch, "dtype": read_dtype(how["dtype"], how["dtypes"]),
                              "order": read_order(how["order"])}  # fmt: skip
     rules = {key: how[key] for key in ("profile", "fuse", "inplace")}

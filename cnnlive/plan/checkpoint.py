@@ -218,7 +218,7 @@ def fits_checkpointed(
     step = _step(graph, batch, read_cost_model(costs), recompute_random, training)
     if step.plan.peak_bytes <= budget:
         return True
-    return affordable(step.problem, budget, int((1 + max_overhead) * step.problem.plain_cost), seed)
+    return affordable(step.problem, budget, max_overhead, seed)
 
 
 def _step(graph: Graph | Lowered, batch: int, costs: Costs, recompute_random: bool,

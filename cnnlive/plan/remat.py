@@ -1198,12 +1198,13 @@ def remat_frontier(
     return _frontier(problem, points, budgets, effort, seed, time_limit, progress)
 
 
-def affordable(problem: RematProblem, budget: int, most: int, seed: int = 0) -> bool:
-    """Say whether a plan of at most this cost is found for a budget, by as much search as a frontier's point gets."""
-    if not 0 <= _bounds(problem)([budget])[0] <= most:
+def affordable(problem: RematProblem, budget: int, max_overhead: float, seed: int = 0) -> bool:
+    """Say whether a plan of at most this overhead is found for a budget, with the search of one point of a frontier."""
+    bound, plain = _bounds(problem)([budget])[0], problem.plain_cost
+    if bound < 0 or (plain and bound / plain - 1 > max_overhead):
         return False
     try:
-        return _frontier(problem, 1, [budget], "default", seed, enough=budget).plans[0].cost <= most
+        return _frontier(problem, 1, [budget], "default", seed, enough=budget).plans[0].overhead <= max_overhead
     except BudgetError:
         return False
 
